@@ -1,0 +1,132 @@
+"""What a filter is. A filter *finds*; it never decides what is done about a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+Stage = Literal["input", "output", "tool_arguments", "tool_result"]
+Scope = Literal["message", "conversation"]
+
+#: The category of the finding that a scan reports when it would have to hold more than its cap.
+#: A policy answers it with `hold.then`.
+OVERFLOW = "overflow"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """A half-open range of code points, `start <= end`, in the original text of one channel."""
+
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a filter found. Final when reported, and reported once.
+
+    filter: name of the filter's instance in the policy.
+    category: what it is, by the filter's own names (`email`, `toxicity`).
+    score: how sure the filter is, 0 to 1. Filters report every score; thresholds are the policy's.
+    note: for people; never sent to app clients.
+    """
+
+    filter: str
+    category: str
+    span: Span
+    score: float = 1.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A delta of text, with what the engine can add about it.
+
+    signals: per-engine extras by name (token ends, probe scores). Filters must work without.
+    """
+
+    text: str
+    signals: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a scan vouches for its text.
+
+    settled: offset; no finding still to come starts before it. Never moves back.
+    findings: those that became final with this feed.
+    """
+
+    settled: int
+    findings: Sequence[Finding] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of the conversation that a text belongs to, as plain text."""
+
+    role: str
+    text: str
+
+
+class Judge(Protocol):
+    """Asks the generating model about its own text, on that stream's live cache."""
+
+    async def score(self, suffix: str, labels: Sequence[str], *, at: int) -> Mapping[str, float]:
+        """Return the probability of each label as the next token after `suffix`.
+
+        suffix: text put behind the stream's text cut at offset `at`.
+        labels: each a single token of the model.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is known of a text before its first character.
+
+    role: who speaks (`user`, `assistant`, `system`, `tool`).
+    language: BCP 47 tag where known.
+    conversation: earlier turns, oldest first.
+    preceding: text already out that this text continues. The screen feeds it to scans ahead of the
+        text itself; a finding that begins there and reaches new text counts.
+    judge: bound to this stream, or None where no model is at hand.
+    """
+
+    stage: Stage
+    role: str = "user"
+    language: str | None = None
+    conversation: Sequence[Turn] = field(default=())
+    preceding: str = ""
+    judge: Judge | None = None
+
+
+class Scan(Protocol):
+    """One text that grows. A whole text is one feed with `final=True`."""
+
+    async def feed(self, piece: Piece, *, final: bool) -> Progress: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Filter(Protocol):
+    """Opens scans. One instance serves many texts at once and keeps no text of its own.
+
+    name: the instance's name in the policy's YAML, never the class.
+    scope: `message` sees one text; `conversation` also reads `context.conversation`.
+    immediate: `feed` never suspends, so the chain may call it without a task or a timer. Such a
+        filter bounds its own time.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def scope(self) -> Scope: ...
+    @property
+    def immediate(self) -> bool: ...
+
+    def open(self, context: Context) -> Scan: ...

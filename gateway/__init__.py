@@ -1,0 +1,1 @@
+"""Wires. HTTP, keys, limits, metrics and the command line."""

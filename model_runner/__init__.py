@@ -1,0 +1,1 @@
+"""Generates. The engine in this process, and clients of engines elsewhere."""

@@ -1,0 +1,1 @@
+"""Decides. YAML -> Policy -> Verdict, and the screen that every text passes."""
