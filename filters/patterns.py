@@ -1,0 +1,118 @@
+"""Compiles and checks the patterns of the `regex` filter, and joins them for liveness.
+
+A start is *live* while a match that begins there could still complete or still change. With the
+`regex` library, start `i` of `text` is live while `live.fullmatch(text, i, partial=True)` holds,
+where `live` is the pattern with every `\\B` written `(?:\\B|\\Z)`: at the end of what is there, the
+next character decides whether `\\B` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import regex
+
+from filters.errors import FilterConfigError
+
+Validator = Callable[[str], bool]
+
+# Lines are the unit of `^` and `$`. Without MULTILINE, `$` also matches before a last newline, and
+# whether a newline is the last one cannot be known while the text grows.
+FLAGS = regex.VERSION0 | regex.MULTILINE
+
+_REFUSED_FLAGS = {
+    "r": "matching backwards cannot follow text as it grows",
+    "f": "full case-folding has no partial matches: write both forms",
+    "V": "(?V1) changes what flags mean: leave it out",
+    "b": "best-of matching cannot follow text as it grows",
+    "p": "longest-of matching cannot follow text as it grows",
+    "e": "fuzzy matching has no partial matches",
+}
+_LEADING_FLAGS = regex.compile(r"\(\?([a-zA-Z0-9]+)\)")
+_REFUSED_PARTS = (
+    (r"\\[GK]", "\\G and \\K move the start of a match"),
+    (r"\\[1-9]", "number references shift when patterns are joined: use (?P<name>…) and (?P=name)"),
+    (r"\(\?[a-zA-Z0-9]+\)", "flags stand at the very start, or scoped as in (?i:…)"),
+    (r"\(\?[a-z]*[rfVbpe][a-z0-9-]*:", "that flag cannot follow text as it grows"),
+    (r"\{[^{}]*[<=]\d", "fuzzy matching has no partial matches"),
+    (r"\(\*|\(\?[R0-9&]", "verbs and recursion are not bounded"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One pattern that reports one category; `check` may still reject a match."""
+
+    category: str
+    pattern: regex.Pattern[str]
+    source: str
+    check: Validator | None = None
+
+
+def compile_rule(
+    category: str,
+    source: str,
+    check: Validator | None = None,
+    path: tuple[str | int, ...] = (),
+) -> Rule:
+    """Compile one pattern. Raises FilterConfigError, with `path`, if it cannot be used."""
+    flags, body = _split_flags(source)
+    _refuse(flags, body, path)
+    scoped = f"(?{flags}:{body})" if flags else f"(?:{body})"
+    try:
+        pattern = regex.compile(scoped, FLAGS)
+    except (regex.error, ValueError) as error:
+        raise FilterConfigError(f"not a regular expression: {error}: {source!r}", path) from error
+    if pattern.search("") is not None:
+        raise FilterConfigError(f"the pattern matches the empty text: {source!r}", path)
+    return Rule(category, pattern, scoped, check)
+
+
+def join(rules: Sequence[Rule]) -> tuple[regex.Pattern[str], regex.Pattern[str]]:
+    """Return one alternation that tells where any rule matches, and one that tells liveness.
+
+    They prefilter only: findings come from each rule alone, since an alternation reports one
+    alternative per position and would hide the others behind it.
+    """
+    any_match = "|".join(rule.source for rule in rules)
+    alive = "|".join(_lenient(rule.source) for rule in rules)
+    return regex.compile(any_match, FLAGS), regex.compile(alive, FLAGS)
+
+
+def terms_pattern(terms: Sequence[str]) -> str:
+    """A pattern for any of `terms`, whatever their case and the white space between their words.
+
+    A term is bounded by words' ends where it begins or ends with a word character.
+    """
+    bodies = []
+    for term in sorted(set(terms), key=lambda term: (-len(term), term)):
+        body = r"\s{1,8}".join(regex.escape(word) for word in term.split())
+        left = r"\b" if term.strip()[:1].isalnum() else ""
+        right = r"\b" if term.strip()[-1:].isalnum() else ""
+        bodies.append(left + body + right)
+    return "(?i)" + "|".join(bodies)
+
+
+def _split_flags(source: str) -> tuple[str, str]:
+    leading = _LEADING_FLAGS.match(source)
+    return (leading[1], source[leading.end() :]) if leading else ("", source)
+
+
+def _refuse(flags: str, body: str, path: tuple[str | int, ...]) -> None:
+    for flag in flags:
+        if flag in _REFUSED_FLAGS:
+            raise FilterConfigError(f"(?{flag}): {_REFUSED_FLAGS[flag]}", path)
+    # Escaped characters and character classes are blanked first: `\\G` is a backslash and a G.
+    bare = regex.sub(r"\\\\", "  ", body)
+    bare = regex.sub(r"\\[\[\](){}]", "  ", bare)
+    bare = regex.sub(r"\[\^?\]?[^\]]*\]", lambda m: " " * len(m[0]), bare)
+    for part, why in _REFUSED_PARTS:
+        if found := regex.search(part, bare):
+            raise FilterConfigError(f"{found[0]!r} at {found.start()}: {why}", path)
+
+
+def _lenient(source: str) -> str:
+    return str(
+        regex.sub(r"\\(.)", lambda m: r"(?:\B|\Z)" if m[1] == "B" else m[0], source, flags=regex.S)
+    )

@@ -1,0 +1,189 @@
+"""The `regex` filter: exact patterns over text that grows, at about a word's delay.
+
+The scan keeps one pointer, the earliest live start (see `filters.patterns`). Once dead, a start
+stays dead, so the pointer only moves right; all that begins before it is settled, and matches that
+begin before it are final. A list of all live starts would be cubic on one long word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from filters.errors import FilterConfigError, FilterTimeout
+from filters.patterns import Rule, compile_rule, join, terms_pattern
+from filters.types import OVERFLOW, Context, Finding, Piece, Progress, Scope, Span
+from filters.validators import VALIDATORS
+
+#: Feeds are cut at multiples of this many characters, so that overflow and what look-behinds can
+#: see depend on the text alone.
+STEP = 1024
+#: Characters that stay readable before the pointer, for look-behinds and `\b`.
+LOOK_BEHIND = 1024
+
+
+class RegexFilter:
+    """Reports every match of every rule, each rule matched alone, with score 1.
+
+    cap: characters for which a start may stay live before the scan reports an overflow there.
+    timeout: seconds for one call of the matcher.
+    """
+
+    scope: Scope = "message"
+    immediate = True
+
+    def __init__(
+        self, name: str, rules: Sequence[Rule], *, cap: int = 4096, timeout: float = 0.25
+    ) -> None:
+        if not rules:
+            raise FilterConfigError("a regex filter needs at least one pattern")
+        self.name = name
+        self.rules = tuple(rules)
+        self.cap = cap
+        self.timeout = timeout
+        self.any_match, self.alive = join(self.rules)
+
+    @classmethod
+    def from_options(cls, name: str, options: object, *, cap: int = 4096) -> RegexFilter:
+        """Build from YAML: `{category: pattern | [pattern] | {pattern | terms, check}}`."""
+        return cls(name, list(_rules(options)), cap=cap)
+
+    @property
+    def categories(self) -> frozenset[str]:
+        return frozenset(rule.category for rule in self.rules)
+
+    def open(self, context: Context) -> RegexScan:  # noqa: ARG002
+        return RegexScan(self)
+
+
+class RegexScan:
+    def __init__(self, owner: RegexFilter) -> None:
+        self._owner = owner
+        self._text = ""  # the text from offset `_base` on
+        self._base = 0
+        self._live = 0  # the earliest live start
+        self._checked = 0  # length of text when liveness was last looked at
+        self._cursors = [0] * len(owner.rules)  # per rule: end of its last match
+
+    async def feed(self, piece: Piece, *, final: bool) -> Progress:
+        findings: list[Finding] = []
+        try:
+            for part in _cut(piece.text, self._length):
+                self._text += part
+                if self._length % STEP == 0:
+                    self._advance(findings)
+                    self._overflow(findings)
+                    self._trim()
+                elif self._due():
+                    self._advance(findings)
+            if final:
+                self._match(self._length, findings)
+                self._live = self._length
+        except TimeoutError as error:
+            raise FilterTimeout(
+                f"{self._owner.name}: a match took more than {self._owner.timeout} s"
+            ) from error
+        findings.sort(key=lambda f: f.span)
+        return Progress(self._live, findings)
+
+    async def aclose(self) -> None:
+        self._text = ""
+
+    @property
+    def _length(self) -> int:
+        return self._base + len(self._text)
+
+    def _due(self) -> bool:
+        # Looking costs as much as the live text is long. Looking again only when that has grown
+        # by a thirty-second keeps one character at a time linear; short words are always looked at.
+        return self._length - self._checked > (self._checked - self._live) // 32
+
+    def _advance(self, findings: list[Finding]) -> None:
+        fullmatch = self._owner.alive.fullmatch
+        timeout = self._owner.timeout
+        text, at, end = self._text, self._live - self._base, len(self._text)
+        while at < end and fullmatch(text, at, partial=True, timeout=timeout) is None:
+            at += 1
+        self._match(self._base + at, findings)
+        self._live = self._base + at
+        self._checked = self._length
+
+    def _match(self, until: int, findings: list[Finding]) -> None:
+        """Report the matches that begin in `[_live, until)`; none of them can change any more."""
+        owner, limit = self._owner, until - self._base
+        begin = self._live - self._base
+        first = owner.any_match.search(self._text, begin, timeout=owner.timeout)
+        if first is None or first.start() >= limit:
+            return
+        for number, rule in enumerate(owner.rules):
+            at = max(self._cursors[number] - self._base, begin)
+            while at < limit:
+                found = rule.pattern.search(self._text, at, timeout=owner.timeout)
+                if found is None or found.start() >= limit:
+                    break
+                at = max(found.end(), found.start() + 1)
+                self._cursors[number] = self._base + at
+                if found[0] and (rule.check is None or rule.check(found[0])):
+                    span = Span(self._base + found.start(), self._base + found.end())
+                    findings.append(Finding(owner.name, rule.category, span))
+
+    def _overflow(self, findings: list[Finding]) -> None:
+        """Give up a start that has been live for longer than the cap, and say so."""
+        if self._length - self._live <= self._owner.cap:
+            return
+        findings.append(Finding(self._owner.name, OVERFLOW, Span(self._live, self._length)))
+        self._match(self._length, findings)
+        self._live = self._length
+
+    def _trim(self) -> None:
+        spare = self._live - LOOK_BEHIND - self._base
+        if spare > STEP:
+            self._text = self._text[spare:]
+            self._base += spare
+
+
+def _cut(text: str, offset: int) -> Iterator[str]:
+    """Cut `text`, which begins at `offset`, at multiples of STEP."""
+    at = 0
+    while at < len(text):
+        size = STEP - (offset + at) % STEP
+        yield text[at : at + size]
+        at += size
+
+
+def _rules(options: object) -> Iterator[Rule]:
+    if not isinstance(options, Mapping) or not options:
+        raise FilterConfigError("expected {category: pattern}, or {category: {terms: [...]}}")
+    for category, entry in options.items():
+        entries = entry if isinstance(entry, list) else [entry]
+        for number, one in enumerate(entries):
+            path = (category, number) if isinstance(entry, list) else (category,)
+            yield _rule(str(category), one, path)
+
+
+def _rule(category: str, entry: object, path: tuple[str | int, ...]) -> Rule:
+    if isinstance(entry, str):
+        return compile_rule(category, entry, path=path)
+    if not isinstance(entry, Mapping):
+        raise FilterConfigError("expected a pattern, or {pattern: …} or {terms: […]}", path)
+    if unknown := set(entry) - {"pattern", "terms", "check"}:
+        word = min(unknown)
+        raise FilterConfigError(f"unknown key {word!r}: pattern, terms, check", (*path, word))
+    check = entry.get("check")
+    if check is not None and check not in VALIDATORS:
+        known = ", ".join(sorted(VALIDATORS))
+        raise FilterConfigError(f"unknown check {check!r}: one of {known}", (*path, "check"))
+    if ("pattern" in entry) == ("terms" in entry):
+        raise FilterConfigError("give either `pattern` or `terms`", path)
+    key = "pattern" if "pattern" in entry else "terms"
+    source = entry[key]
+    if key == "terms":
+        if not isinstance(source, list) or not source or not all(_is_term(t) for t in source):
+            raise FilterConfigError("`terms` is a list of words or phrases", (*path, key))
+        source = terms_pattern(source)
+    if not isinstance(source, str):
+        raise FilterConfigError("`pattern` is text", (*path, key))
+    return compile_rule(category, source, VALIDATORS.get(check or ""), (*path, key))
+
+
+def _is_term(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())

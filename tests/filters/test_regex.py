@@ -1,0 +1,163 @@
+"""The regex filter: findings of growing text equal those of the whole text matched at once."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import regex
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from filters.errors import FilterConfigError
+from filters.patterns import compile_rule
+from filters.regex import STEP, RegexFilter
+from filters.types import OVERFLOW, Context, Finding, Piece
+
+AWKWARD = {
+    "alternatives": "abcd|b",
+    "greedy": "a+b?",
+    "lazy": "a+?b",
+    "boundary": r"\bab\b",
+    "no_boundary": r"a\Bb|b\B",
+    "ahead": "ab(?=c)",
+    "not_ahead": "ab(?!ca)",
+    "behind": "(?<=a)b+",
+    "not_behind": "(?<!a)bc",
+    "line": "^ab$",
+    "possessive": "a++b",
+    "atomic": "(?>ab|a)c",
+    "reference": "(?P<x>[ab])c(?P=x)",
+    "case": "(?i)ABC",
+    "email": r"\b[\w.]{1,64}@[a-c]+(?:\.[a-c]+)+",
+}
+
+
+def whole(source: str, text: str) -> list[tuple[int, int]]:
+    return [m.span() for m in regex.finditer(source, text, regex.MULTILINE) if m[0]]
+
+
+async def scan(
+    found_by: RegexFilter, text: str, cuts: list[int]
+) -> tuple[list[Finding], list[tuple[int, int]]]:
+    """Feed `text` cut at `cuts`; return the findings and (fed, settled) after each feed."""
+    opened = found_by.open(Context("output"))
+    findings: list[Finding] = []
+    progress: list[tuple[int, int]] = []
+    edges = [0, *sorted(cuts), len(text)]
+    for number, (start, end) in enumerate(pairwise(edges)):
+        step = await opened.feed(Piece(text[start:end]), final=number == len(edges) - 2)
+        assert all(f.span.start >= (progress[-1][1] if progress else 0) for f in step.findings)
+        findings += step.findings
+        progress.append((end, step.settled))
+    return findings, progress
+
+
+@st.composite
+def cut_text(draw: st.DrawFn) -> tuple[str, list[int]]:
+    text = draw(st.text(alphabet="abcABC .@\n", max_size=40))
+    return text, draw(st.lists(st.integers(0, len(text)), max_size=12))
+
+
+@given(cut_text(), st.sets(st.sampled_from(sorted(AWKWARD)), min_size=1, max_size=4))
+@example(("abc", [2]), {"alternatives"})
+@example(("abca", [2, 3]), {"not_ahead"})
+async def test_any_cut_finds_what_each_pattern_finds_in_the_whole_text(
+    case: tuple[str, list[int]], names: set[str]
+) -> None:
+    text, cuts = case
+    found_by = RegexFilter.from_options("f", {name: AWKWARD[name] for name in sorted(names)})
+    findings, progress = await scan(found_by, text, cuts)
+    for name in names:
+        spans = [(f.span.start, f.span.end) for f in findings if f.category == name]
+        assert spans == whole(AWKWARD[name], text)
+    settled = [s for _, s in progress]
+    assert settled == sorted(settled)
+    assert settled[-1] == len(text)
+
+
+async def test_holds_only_what_could_still_match() -> None:
+    found_by = RegexFilter.from_options("f", {"email": AWKWARD["email"]})
+    _, progress = await scan(found_by, "bab cab. abba@ab.ca, cc", [4, 8, 14, 19, 20])
+    assert progress == [(4, 4), (8, 4), (14, 9), (19, 9), (20, 20), (23, 23)]
+
+
+@given(st.lists(st.integers(0, 3 * STEP + 7), max_size=8), st.integers(0, 3 * STEP))
+async def test_overflow_depends_on_the_text_alone(cuts: list[int], start: int) -> None:
+    text = " " * start + "a" * (3 * STEP + 7)
+    found_by = RegexFilter.from_options("f", {"x": r"\w+@\w+"}, cap=STEP + 1)
+    at_once, _ = await scan(found_by, text, [])
+    in_cuts, _ = await scan(found_by, text, [c for c in cuts if c <= len(text)])
+    assert in_cuts == at_once
+    assert [f.category for f in at_once] == [OVERFLOW] * len(at_once)
+    assert at_once[0].span.start == start
+
+
+async def test_long_text_keeps_a_bounded_buffer_and_its_offsets() -> None:
+    found_by = RegexFilter.from_options("f", {"x": r"(?<=\bkey )\d{4}\b"})
+    text = "some words and a key 1234 then more. " * 1000
+    opened = found_by.open(Context("output"))
+    spans = []
+    for at in range(0, len(text), 7):
+        step = await opened.feed(Piece(text[at : at + 7]), final=at + 7 >= len(text))
+        spans += [(f.span.start, f.span.end) for f in step.findings]
+        assert len(opened._text) < 6 * STEP
+    assert spans == whole(r"(?<=\bkey )\d{4}\b", text)
+
+
+async def test_each_rule_is_matched_alone() -> None:
+    found_by = RegexFilter.from_options(
+        "f", {"email": r"\w+@\w+\.\w+", "evil": r"evil@corp\.com please"}
+    )
+    findings, _ = await scan(found_by, "evil@corp.com please", [9])
+    assert {f.category for f in findings} == {"email", "evil"}
+
+
+async def test_terms_are_whole_words_in_any_case_and_spacing() -> None:
+    found_by = RegexFilter.from_options("f", {"x": {"terms": ["blue moon", "l'arme", "!!"]}})
+    text = "Blue  Moon, bluer moon, L'ARME, larmes !!"
+    findings, _ = await scan(found_by, text, [3])
+    assert [text[f.span.start : f.span.end] for f in findings] == ["Blue  Moon", "L'ARME", "!!"]
+
+
+async def test_a_check_may_reject_a_match() -> None:
+    found_by = RegexFilter.from_options(
+        "f", {"card": {"pattern": r"\b\d(?:[ -]?\d){12,18}\b", "check": "luhn"}}
+    )
+    text = "4539 1488 0343 6467 and 4539 1488 0343 6468"
+    findings, _ = await scan(found_by, text, [5])
+    assert [f.span.end for f in findings] == [19]
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "words"),
+    [
+        ({"x": "(a"}, ("x",), "not a regular expression"),
+        ({"x": "a*"}, ("x",), "matches the empty text"),
+        ({"x": "(?r)ab"}, ("x",), "backwards"),
+        ({"x": r"(a)\1"}, ("x",), "number references"),
+        ({"x": r"a\Kb"}, ("x",), "\\K"),
+        ({"x": "a(?i)b"}, ("x",), "very start"),
+        ({"x": "(?:ab){e<=1}"}, ("x",), "fuzzy"),
+        ({"x": "(?V1)ab"}, ("x",), "V1"),
+        ({"x": ["ab", "(?f)ß"]}, ("x", 1), "case-folding"),
+        ({"x": {"pattern": "a", "chek": "luhn"}}, ("x", "chek"), "unknown key"),
+        ({"x": {"pattern": "a", "check": "lun"}}, ("x", "check"), "luhn"),
+        ({"x": {"pattern": "a", "terms": ["b"]}}, ("x",), "either"),
+        ({"x": {"terms": []}}, ("x", "terms"), "list of words"),
+        ({"x": 3}, ("x",), "expected a pattern"),
+        ({}, (), "expected {category"),
+    ],
+)
+def test_bad_options_say_what_and_where(
+    options: object, path: tuple[str | int, ...], words: str
+) -> None:
+    with pytest.raises(FilterConfigError) as caught:
+        RegexFilter.from_options("f", options)
+    assert words in str(caught.value)
+    assert caught.value.path[: len(path)] == path
+
+
+def test_escapes_are_not_taken_for_refused_parts() -> None:
+    assert compile_rule("x", r"\\G[\[(?i)]\(\?R").pattern.search("\\G(?") is None
+    assert compile_rule("x", r"\\K").pattern.search("\\K")
