@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from filters.errors import FilterConfigError, FilterTimeout
 from filters.patterns import Rule, compile_rule, join, terms_pattern
+from filters.registry import Resources
 from filters.types import OVERFLOW, Context, Finding, Piece, Progress, Scope, Span
 from filters.validators import VALIDATORS
 
@@ -43,9 +44,9 @@ class RegexFilter:
         self.any_match, self.alive = join(self.rules)
 
     @classmethod
-    def from_options(cls, name: str, options: object, *, cap: int = 4096) -> RegexFilter:
+    def from_options(cls, name: str, options: object, resources: Resources) -> RegexFilter:
         """Build from YAML: `{category: pattern | [pattern] | {pattern | terms, check}}`."""
-        return cls(name, list(_rules(options)), cap=cap)
+        return cls(name, list(_rules(options)), cap=resources.cap)
 
     @property
     def categories(self) -> frozenset[str]:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from filters.errors import FilterConfigError
 from filters.patterns import compile_rule
 from filters.regex import STEP, RegexFilter
+from filters.registry import Resources
 from filters.types import OVERFLOW, Context, Finding, Piece
 
+PLAIN = Resources()
 AWKWARD = {
     "alternatives": "abcd|b",
     "greedy": "a+b?",
@@ -31,6 +33,10 @@ AWKWARD = {
     "case": "(?i)ABC",
     "email": r"\b[\w.]{1,64}@[a-c]+(?:\.[a-c]+)+",
 }
+
+
+def build(name: str, options: object, resources: Resources = PLAIN) -> RegexFilter:
+    return RegexFilter.from_options(name, options, resources)
 
 
 def whole(source: str, text: str) -> list[tuple[int, int]]:
@@ -66,7 +72,7 @@ async def test_any_cut_finds_what_each_pattern_finds_in_the_whole_text(
     case: tuple[str, list[int]], names: set[str]
 ) -> None:
     text, cuts = case
-    found_by = RegexFilter.from_options("f", {name: AWKWARD[name] for name in sorted(names)})
+    found_by = build("f", {name: AWKWARD[name] for name in sorted(names)})
     findings, progress = await scan(found_by, text, cuts)
     for name in names:
         spans = [(f.span.start, f.span.end) for f in findings if f.category == name]
@@ -77,7 +83,7 @@ async def test_any_cut_finds_what_each_pattern_finds_in_the_whole_text(
 
 
 async def test_holds_only_what_could_still_match() -> None:
-    found_by = RegexFilter.from_options("f", {"email": AWKWARD["email"]})
+    found_by = build("f", {"email": AWKWARD["email"]})
     _, progress = await scan(found_by, "bab cab. abba@ab.ca, cc", [4, 8, 14, 19, 20])
     assert progress == [(4, 4), (8, 4), (14, 9), (19, 9), (20, 20), (23, 23)]
 
@@ -85,7 +91,7 @@ async def test_holds_only_what_could_still_match() -> None:
 @given(st.lists(st.integers(0, 3 * STEP + 7), max_size=8), st.integers(0, 3 * STEP))
 async def test_overflow_depends_on_the_text_alone(cuts: list[int], start: int) -> None:
     text = " " * start + "a" * (3 * STEP + 7)
-    found_by = RegexFilter.from_options("f", {"x": r"\w+@\w+"}, cap=STEP + 1)
+    found_by = build("f", {"x": r"\w+@\w+"}, Resources(cap=STEP + 1))
     at_once, _ = await scan(found_by, text, [])
     in_cuts, _ = await scan(found_by, text, [c for c in cuts if c <= len(text)])
     assert in_cuts == at_once
@@ -94,7 +100,7 @@ async def test_overflow_depends_on_the_text_alone(cuts: list[int], start: int) -
 
 
 async def test_long_text_keeps_a_bounded_buffer_and_its_offsets() -> None:
-    found_by = RegexFilter.from_options("f", {"x": r"(?<=\bkey )\d{4}\b"})
+    found_by = build("f", {"x": r"(?<=\bkey )\d{4}\b"})
     text = "some words and a key 1234 then more. " * 1000
     opened = found_by.open(Context("output"))
     spans = []
@@ -106,24 +112,20 @@ async def test_long_text_keeps_a_bounded_buffer_and_its_offsets() -> None:
 
 
 async def test_each_rule_is_matched_alone() -> None:
-    found_by = RegexFilter.from_options(
-        "f", {"email": r"\w+@\w+\.\w+", "evil": r"evil@corp\.com please"}
-    )
+    found_by = build("f", {"email": r"\w+@\w+\.\w+", "evil": r"evil@corp\.com please"})
     findings, _ = await scan(found_by, "evil@corp.com please", [9])
     assert {f.category for f in findings} == {"email", "evil"}
 
 
 async def test_terms_are_whole_words_in_any_case_and_spacing() -> None:
-    found_by = RegexFilter.from_options("f", {"x": {"terms": ["blue moon", "l'arme", "!!"]}})
+    found_by = build("f", {"x": {"terms": ["blue moon", "l'arme", "!!"]}})
     text = "Blue  Moon, bluer moon, L'ARME, larmes !!"
     findings, _ = await scan(found_by, text, [3])
     assert [text[f.span.start : f.span.end] for f in findings] == ["Blue  Moon", "L'ARME", "!!"]
 
 
 async def test_a_check_may_reject_a_match() -> None:
-    found_by = RegexFilter.from_options(
-        "f", {"card": {"pattern": r"\b\d(?:[ -]?\d){12,18}\b", "check": "luhn"}}
-    )
+    found_by = build("f", {"card": {"pattern": r"\b\d(?:[ -]?\d){12,18}\b", "check": "luhn"}})
     text = "4539 1488 0343 6467 and 4539 1488 0343 6468"
     findings, _ = await scan(found_by, text, [5])
     assert [f.span.end for f in findings] == [19]
@@ -153,7 +155,7 @@ def test_bad_options_say_what_and_where(
     options: object, path: tuple[str | int, ...], words: str
 ) -> None:
     with pytest.raises(FilterConfigError) as caught:
-        RegexFilter.from_options("f", options)
+        build("f", options)
     assert words in str(caught.value)
     assert caught.value.path[: len(path)] == path
 

@@ -1,0 +1,85 @@
+"""The `classifier` filter: scores of a text classifier, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from filters.errors import FilterConfigError, FilterFailed
+from filters.registry import Resources
+from filters.types import Context, Finding, Piece, Progress, Scope
+from filters.windows import Windows
+
+
+class Scorer(Protocol):
+    """A text classifier. `categories`: what it scores, each 0 to 1 and independent of the others.
+
+    `score` is a pure function of each text: neither order nor company of texts changes a score.
+    """
+
+    @property
+    def categories(self) -> Sequence[str]: ...
+
+    async def score(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]: ...
+
+
+class ClassifierFilter:
+    """Reports every category's score for every window.
+
+    A window is scored together with up to `context` characters before it, so that a sentence is
+    read in its place; the finding's span covers the window alone, so that spans tile the text.
+    """
+
+    scope: Scope = "message"
+    immediate = False
+
+    def __init__(self, name: str, scorer: Scorer, *, limit: int = 400, context: int = 200) -> None:
+        self.name = name
+        self.scorer = scorer
+        self.limit = limit
+        self.context = context
+
+    @classmethod
+    def from_options(cls, name: str, options: object, resources: Resources) -> ClassifierFilter:
+        """Build from YAML: the name of a classifier that the settings define."""
+        if not isinstance(options, str):
+            raise FilterConfigError("expected the name of a classifier from the settings")
+        scorer = resources.classifiers.get(options)
+        if scorer is None:
+            known = ", ".join(sorted(resources.classifiers)) or "none is defined"
+            raise FilterConfigError(f"no classifier {options!r} in the settings: {known}")
+        return cls(name, scorer)
+
+    @property
+    def categories(self) -> frozenset[str]:
+        return frozenset(self.scorer.categories)
+
+    def open(self, context: Context) -> ClassifierScan:  # noqa: ARG002
+        return ClassifierScan(self)
+
+
+class ClassifierScan:
+    def __init__(self, owner: ClassifierFilter) -> None:
+        self._owner = owner
+        self._windows = Windows(owner.limit)
+        self._before = ""
+
+    async def feed(self, piece: Piece, *, final: bool) -> Progress:
+        owner = self._owner
+        spans, texts = [], []
+        for span, text in self._windows.feed(piece.text, final=final):
+            if text.strip():
+                spans.append(span)
+                texts.append(self._before + text)
+            self._before = (self._before + text)[-owner.context :] if owner.context else ""
+        findings: list[Finding] = []
+        if texts:
+            scores = await owner.scorer.score(texts)
+            if len(scores) != len(texts):
+                raise FilterFailed(f"{owner.name}: {len(scores)} answers for {len(texts)} texts")
+            for span, row in zip(spans, scores, strict=True):
+                findings += [Finding(owner.name, c, span, float(s)) for c, s in row.items()]
+        return Progress(self._windows.start, findings)
+
+    async def aclose(self) -> None:
+        return None

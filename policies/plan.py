@@ -1,0 +1,74 @@
+"""A policy as it runs: for each stage the filters that can act, those that only watch, the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from filters.types import Stage
+from policies.chain import Link
+from policies.rules import Rule, Rules
+from policies.types import Action, OnError
+
+Mode = Literal["enforce", "monitor"]
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What runs at one stage.
+
+    acting: filters of rules that redact or block; text waits for them. Empty in monitor mode.
+    watching: filters of all other rules; they read what was released, and nothing waits for them.
+    rules, watch_rules: the rules of either.
+    """
+
+    acting: tuple[Link, ...]
+    watching: tuple[Link, ...]
+    rules: Rules
+    watch_rules: Rules
+    mode: Mode
+    policy: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A loaded policy. Immutable: an edit makes a new one.
+
+    version: of the YAML and of all that it includes; changes when they do.
+    source: where it was read from.
+    """
+
+    name: str
+    version: str
+    mode: Mode
+    source: str
+    links: Mapping[str, Link]
+    stages: Mapping[Stage, tuple[Rule, ...]]
+    overflow: OnError = "block"
+
+    def plan(self, stage: Stage, only: str | None = None) -> StagePlan:
+        """What runs at `stage`; with `only`, that one rule alone, as its examples test it."""
+        chosen = tuple(r for r in self.stages[stage] if only is None or r.id == only)
+        enforce = self.mode == "enforce"
+        acting = [r for r in chosen if enforce and r.action >= Action.REDACT]
+        watching = [r for r in chosen if r not in acting]
+        overflow = Action.BLOCK if self.overflow == "block" else Action.ALLOW
+        rules, watch_rules = Rules(acting, overflow), Rules(watching, Action.ALLOW)
+        if not enforce:
+            watch_rules = Rules(watching, overflow)
+        return StagePlan(
+            acting=tuple(self.links[name] for name in rules.filters),
+            watching=tuple(self.links[name] for name in watch_rules.filters),
+            rules=rules,
+            watch_rules=watch_rules,
+            mode=self.mode,
+            policy=self.name,
+            version=self.version,
+        )
+
+    def rule(self, rule_id: str) -> Rule | None:
+        """The rule of that id, whatever its stage."""
+        every = (rule for rules in self.stages.values() for rule in rules)
+        return next((rule for rule in every if rule.id == rule_id), None)

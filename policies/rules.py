@@ -1,0 +1,73 @@
+"""A rule: when a filter finds a category at or over a score, do an action."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from filters.types import OVERFLOW, Finding
+from policies.types import Action, Hit
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of one stage.
+
+    filter: name of the filter whose findings it answers.
+    categories: which of them; None for any.
+    at: the least score that counts.
+    but: globs, in lower case, of found text that does not count.
+    say: what a blocked client is told, by language.
+    """
+
+    id: str
+    filter: str
+    action: Action
+    categories: frozenset[str] | None = None
+    at: float = 0.5
+    but: tuple[str, ...] = ()
+    say: Mapping[str, str] = field(default_factory=dict)
+
+    def answers(self, finding: Finding, text: str) -> bool:
+        """Whether the rule answers `finding`, which covers `text`."""
+        return (
+            finding.filter == self.filter
+            and finding.score >= self.at
+            and (
+                finding.category in self.categories
+                if self.categories is not None
+                else finding.category != OVERFLOW
+            )
+            and not any(fnmatchcase(text.lower(), glob) for glob in self.but)
+        )
+
+
+class Rules:
+    """The rules of one stage, in the policy's order, with the answer to overflows.
+
+    overflow: what is done where a scan would have to hold more than its cap.
+    """
+
+    def __init__(self, rules: Sequence[Rule], overflow: Action = Action.BLOCK) -> None:
+        self.rules = tuple(rules)
+        self._overflow = overflow
+        self._by_filter: dict[str, list[tuple[int, Rule]]] = {}
+        for number, rule in enumerate(self.rules):
+            self._by_filter.setdefault(rule.filter, []).append((number, rule))
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """Names of the filters that the rules ask, in order of first mention."""
+        return tuple(self._by_filter)
+
+    def hit(self, finding: Finding, text: str) -> tuple[int, Hit] | None:
+        """The strongest rule that answers, the first of equals, with its place in the policy."""
+        best: tuple[int, Hit] | None = None
+        for number, rule in self._by_filter.get(finding.filter, ()):
+            if (best is None or rule.action > best[1].action) and rule.answers(finding, text):
+                best = number, Hit(finding, rule.id, rule.action)
+        beaten = best is None or best[1].action < self._overflow
+        if finding.category == OVERFLOW and beaten and self._overflow > Action.ALLOW:
+            return len(self.rules), Hit(finding, "hold", self._overflow)
+        return best

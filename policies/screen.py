@@ -1,0 +1,216 @@
+"""The stream screen: what every prompt and every answer passes, whole or as it is written.
+
+One screen per choice and channel. A whole text is one push with `final=True`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from filters.types import Context, Finding, Piece, Span
+from policies.chain import ChainScan
+from policies.compose import Composer
+from policies.errors import ScreenClosed
+from policies.plan import StagePlan
+from policies.types import Fault, Hit, Step, Verdict, Action
+
+Report = Callable[[Verdict], None]
+
+
+class Budget:
+    """Characters that all screens of a process may hold together."""
+
+    def __init__(self, characters: int = 64 * 1024 * 1024) -> None:
+        self.left = characters
+
+    def take(self, characters: int) -> bool:
+        """Take from the budget, or give back if negative. False if there is not enough."""
+        if characters > self.left:
+            return False
+        self.left -= characters
+        return True
+
+
+class StreamScreen:
+    """Screens one text. Has no clock, no HTTP and no I/O of its own.
+
+    context.preceding: fed to the filters ahead of the text; offsets in releases and verdicts count
+    from the text itself.
+    report: in monitor mode, called with what the verdict would have been, whenever that is known.
+    """
+
+    def __init__(
+        self,
+        plan: StagePlan,
+        context: Context,
+        *,
+        budget: Budget | None = None,
+        report: Report | None = None,
+    ) -> None:
+        self._plan = plan
+        self._preceding = context.preceding
+        self._composer = Composer(plan.rules, len(context.preceding))
+        self._chain = ChainScan(plan.acting, context)
+        self._budget = budget or Budget()
+        self._taken = 0
+        self._watch = _Watch(plan, context, report) if plan.watching else None
+        self._pending = ""  # original text that is not out, for those that watch
+        self._done = False
+
+    @property
+    def held(self) -> int:
+        """Characters that have come and not left."""
+        return self._composer.held
+
+    async def push(self, piece: Piece, *, final: bool = False) -> Step:
+        """Take the next piece of text. Raises ScreenClosed after a final piece or a stop."""
+        if self._done:
+            raise ScreenClosed("the screen has seen its last piece")
+        if self._preceding:
+            first, self._preceding = self._preceding, ""
+            await self._feed(Piece(first), final=False)
+        self._composer.grow(piece.text)
+        if not self._budget.take(len(piece.text)):
+            return self._refuse(Fault("hold", "too much text is held", "block"))
+        self._taken += len(piece.text)
+        settled = await self._feed(piece, final=final)
+        for fault in self._chain.faults:
+            if fault.on_error == "block":
+                return self._refuse(fault)
+        release = self._composer.advance(settled, final=final)
+        self._account()
+        self._done = final or self._composer.blocked
+        self._show(piece.text, release.end - release.start)
+        return Step(release, "stop" if self._composer.blocked else "continue")
+
+    async def verdict(self) -> Verdict:
+        """The verdict, once the text is done. In monitor mode it waits for nobody and allows."""
+        hits, scores = list(self._composer.hits), dict(self._composer.scores)
+        faults = list(self._chain.faults)
+        timings = dict(self._chain.timings)
+        if self._watch is not None and self._plan.mode == "enforce":
+            seen = await self._watch.verdict()
+            hits += seen.hits
+            faults += seen.faults
+            timings |= seen.timings
+            for category, score in seen.scores.items():
+                scores[category] = max(score, scores.get(category, 0.0))
+        return _verdict(self._plan, self._composer.text, hits, scores, faults, timings)
+
+    async def aclose(self) -> None:
+        """Let go of everything. Safe at any time, and again."""
+        self._done = True
+        self._budget.take(-self._taken)
+        self._taken = 0
+        if self._watch is not None:
+            self._watch.end()
+        await self._chain.aclose()
+
+    async def _feed(self, piece: Piece, *, final: bool) -> int:
+        progress = await self._chain.feed(piece, final=final)
+        for finding in progress.findings:
+            self._composer.add(finding)
+        return progress.settled
+
+    def _refuse(self, fault: Fault) -> Step:
+        """Block at the first character that is not out."""
+        finding = Finding(fault.filter, "error", Span(0, 0), 1.0, fault.reason)
+        release = self._composer.refuse(finding, "on_error")
+        self._account()
+        self._done = True
+        self._show("", 0)
+        return Step(release, "stop")
+
+    def _account(self) -> None:
+        self._budget.take(self._composer.held - self._taken)
+        self._taken = self._composer.held
+
+    def _show(self, text: str, out: int) -> None:
+        """Show what was released to those that watch, in its original form."""
+        if self._watch is None:
+            return
+        self._pending += text
+        self._watch.feed(self._pending[:out])
+        self._pending = self._pending[out:]
+        if self._done:
+            self._watch.end()
+
+
+class _Watch:
+    """Filters that only watch, in a task of their own that no text waits for."""
+
+    def __init__(self, plan: StagePlan, context: Context, report: Report | None) -> None:
+        self._plan = plan
+        self._chain = ChainScan(plan.watching, context)
+        self._composer = Composer(plan.watch_rules, len(context.preceding))
+        self._report = report
+        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
+        self._ended = False
+        self._preceding = context.preceding
+        self._task: asyncio.Task[Verdict] | None = None
+
+    def feed(self, text: str) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+            if self._preceding:
+                self._queue.put_nowait(self._preceding)
+        if text:
+            self._composer.grow(text)
+            self._queue.put_nowait(text)
+
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self.feed("")
+            self._queue.put_nowait(None)
+
+    async def verdict(self) -> Verdict:
+        self.end()
+        assert self._task is not None  # noqa: S101
+        return await asyncio.shield(self._task)
+
+    async def _run(self) -> Verdict:
+        while True:
+            text = await self._queue.get()
+            progress = await self._chain.feed(Piece(text or ""), final=text is None)
+            for finding in progress.findings:
+                self._composer.add(finding)
+            if text is None:
+                break
+        self._composer.advance(0, final=True)
+        await self._chain.aclose()
+        composer = self._composer
+        verdict = _verdict(
+            self._plan,
+            composer.text,
+            composer.hits,
+            composer.scores,
+            self._chain.faults,
+            self._chain.timings,
+        )
+        if self._report is not None and self._plan.mode == "monitor":
+            self._report(verdict)
+        return verdict
+
+
+def _verdict(
+    plan: StagePlan,
+    text: str,
+    hits: Sequence[Hit],
+    scores: Mapping[str, float],
+    faults: Sequence[Fault],
+    timings: Mapping[str, float],
+) -> Verdict:
+    ordered = sorted(hits, key=lambda h: (h.finding.span, h.finding.filter, h.finding.category))
+    strongest = max(ordered, key=lambda h: h.action, default=None)  # the first of equals
+    return Verdict(
+        action=strongest.action if strongest else Action.ALLOW,
+        text=text,
+        hits=tuple(ordered),
+        scores=dict(sorted(scores.items())),
+        rule=strongest.rule if strongest else None,
+        policy_version=plan.version,
+        faults=tuple(faults),
+        timings=timings,
+    )

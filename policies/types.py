@@ -1,0 +1,93 @@
+"""What a policy says of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+from filters.types import Finding, Span
+
+
+class Action(IntEnum):
+    """What is done about a finding; the strongest of a text's is the verdict's."""
+
+    ALLOW = 0
+    FLAG = 1
+    REDACT = 2
+    REVISE = 3
+    BLOCK = 4
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+OnError = Literal["block", "allow"]
+Then = Literal["continue", "rewind", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A finding that a rule answered. `rule`: the rule's id, or `on_error`."""
+
+    finding: Finding
+    rule: str
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A filter that failed, timed out or answered nonsense, and what was done about it."""
+
+    filter: str
+    reason: str
+    on_error: OnError
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Text that may leave: it stands for the original text `[start, end)`.
+
+    cuts: spans of the original, inside `[start, end)`, that a placeholder stands for. All else of
+    `[start, end)` is in `text` letter by letter.
+    """
+
+    text: str
+    start: int
+    end: int
+    cuts: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do after a push: send the release, then go on, rewind or stop."""
+
+    release: Release
+    then: Then = "continue"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a policy says of a whole text.
+
+    text: as released. Of a blocked text, what stands before the first block.
+    hits: in order of their start; those that begin at or before the first block.
+    scores: the maximum per category, before thresholds, by the filters' own names.
+    rule: id of the rule that decided `action`; None where nothing hit.
+    timings: seconds spent in each filter.
+    """
+
+    action: Action
+    text: str
+    hits: tuple[Hit, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    rule: str | None = None
+    policy_version: str = ""
+    faults: tuple[Fault, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(hit.finding for hit in self.hits)
