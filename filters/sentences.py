@@ -1,8 +1,8 @@
 """The short way to write a filter: one coroutine that looks at one sentence.
 
-    class Shouting(SentenceFilter):
-        async def find(self, text, context):
-            return [self.finding("shouting", 0, len(text))] if text.isupper() else []
+class Shouting(SentenceFilter):
+    async def find(self, text, context):
+        return [self.finding("shouting", 0, len(text))] if text.isupper() else []
 """
 
 from __future__ import annotations

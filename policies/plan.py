@@ -1,4 +1,4 @@
-"""A policy as it runs: for each stage the filters that can act, those that only watch, the rules."""
+"""A policy as it runs: for each stage the filters that act, those that only watch, the rules."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from policies.chain import ChainScan
 from policies.compose import Composer
 from policies.errors import ScreenClosed
 from policies.plan import StagePlan
-from policies.types import Fault, Hit, Step, Verdict, Action
+from policies.types import Action, Fault, Hit, Step, Verdict
 
 Report = Callable[[Verdict], None]
 

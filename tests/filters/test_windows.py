@@ -1,0 +1,131 @@
+"""Windows tile the text at offsets that depend on the text alone; filters built on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filters.classifier import ClassifierFilter
+from filters.critique import CritiqueFilter
+from filters.errors import FilterConfigError, FilterFailed
+from filters.registry import Resources, build, kinds
+from filters.sentences import SentenceFilter
+from filters.types import Context, Filter, Finding, Piece, Span
+from filters.windows import Windows
+from tests.support.filters import PureJudge, WordScorer
+
+TEXTS = st.text(alphabet='ab .!?…"»)\n\u00a0。', max_size=60)
+
+
+def windows(text: str, cuts: Sequence[int] = (), limit: int = 12) -> list[str]:
+    opened = Windows(limit)
+    found = []
+    edges = [0, *sorted(cuts), len(text)]
+    for start, end in pairwise(edges):
+        found += opened.feed(text[start:end], final=False)
+    found += opened.feed("", final=True)
+    assert [span.start for span, _ in found] == [0, *(span.end for span, _ in found)][:-1]
+    assert all(text[span.start : span.end] == window for span, window in found)
+    return [window for _, window in found]
+
+
+@given(TEXTS, st.lists(st.integers(0, 60), max_size=8), st.integers(1, 20))
+def test_ends_depend_on_the_text_alone(text: str, cuts: list[int], limit: int) -> None:
+    whole = windows(text, (), limit)
+    assert "".join(whole) == text
+    assert all(1 <= len(window) <= limit for window in whole)
+    assert windows(text, [c for c in cuts if c <= len(text)], limit) == whole
+    assert windows(text, range(1, len(text)), limit) == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two! Three", ["One.", " Two!", " Three"]),
+        ("Pi is 3.14. Yes", ["Pi is 3.14.", " Yes"]),
+        ('So "no." Then', ['So "no."', " Then"]),
+        ("« Oui ! » dit-il", ["« Oui !", " » dit-il"]),
+        ("a\nb", ["a\n", "b"]),
+        ("你好。再见", ["你好。", "再见"]),
+        ("word " * 5, ["word word ", "word word ", "word "]),
+        ("x" * 30, ["x" * 12, "x" * 12, "x" * 6]),
+    ],
+)
+def test_windows_are_sentences_or_whole_words(text: str, expected: list[str]) -> None:
+    assert windows(text) == expected
+
+
+async def scan(found_by: Filter, text: str, context: Context, every: int = 3) -> list[Finding]:
+    opened = found_by.open(context)
+    findings: list[Finding] = []
+    for at in range(0, len(text), every):
+        step = await opened.feed(Piece(text[at : at + every]), final=at + every >= len(text))
+        findings += step.findings
+    assert step.settled == len(text)
+    await opened.aclose()
+    return findings
+
+
+async def test_classifier_spans_tile_and_read_what_came_before() -> None:
+    scorer = WordScorer({"not\nnice": 0.9})
+    found_by = ClassifierFilter("c", scorer, limit=40, context=8)
+    findings = await scan(found_by, "It is not\nnice. Fine.\n\n", Context("output"))
+    assert scorer.asked == ["It is not\n", " is not\nnice.", "t\nnice. Fine."]
+    bad = [(f.span, f.score) for f in findings if f.category == "bad"]
+    assert bad == [(Span(0, 10), 0.0), (Span(10, 15), 0.9), (Span(15, 21), 0.0)]
+
+
+async def test_critique_asks_at_window_ends_and_reads_label_probabilities() -> None:
+    text = "It is flu. Rest.  "
+    judge = PureJudge(text)
+    found_by = CritiqueFilter("doctor", "A diagnosis?")
+    findings = await scan(found_by, text, Context("output", judge=judge))
+    assert judge.asked == [10, 16]
+    asked = await judge.score(found_by.suffix, found_by.labels, at=10)
+    assert findings[0] == Finding("doctor", "yes", Span(0, 10), asked[" yes"])
+
+
+async def test_critique_without_a_model_fails_and_nonsense_fails() -> None:
+    found_by = CritiqueFilter("doctor", "A diagnosis?")
+    with pytest.raises(FilterFailed, match="no model"):
+        found_by.open(Context("output"))
+
+    class Silent(PureJudge):
+        async def score(self, suffix: str, labels: Sequence[str], *, at: int) -> dict[str, float]:  # noqa: ARG002
+            return {}
+
+    with pytest.raises(FilterFailed, match="judge gave"):
+        await scan(found_by, "One. Two.", Context("output", judge=Silent("One. Two.")))
+
+
+async def test_a_filter_in_one_coroutine() -> None:
+    class Shouting(SentenceFilter):
+        async def find(self, text: str, context: Context) -> Sequence[Finding]:  # noqa: ARG002
+            bare = text.strip()
+            return [self.finding("loud", text.index(bare), 999)] if bare.isupper() else []
+
+    findings = await scan(Shouting("s"), "Hello. GO AWAY! Bye.", Context("output"))
+    assert findings == [Finding("s", "loud", Span(7, 15))]
+
+
+def test_kinds_are_built_by_name_and_errors_name_what_is_wrong() -> None:
+    resources = Resources(classifiers={"words": WordScorer()}, judge=True)
+    assert {"regex", "classifier", "critique"} <= set(kinds())
+    assert build("classifier", "c", "words", resources).name == "c"
+    assert build("critique", "d", {"question": "Q?", "yes": " oui"}, resources).name == "d"
+    for kind, options, words in [
+        ("regx", {}, "unknown kind 'regx'"),
+        ("classifier", "other", "no classifier 'other' in the settings: words"),
+        ("classifier", {}, "expected the name"),
+        ("critique", {"question": "Q", "n": 1}, "unknown key 'n'"),
+        ("critique", {"question": "Q", "limit": "x"}, "`limit` is a int"),
+        ("critique", 3, "expected a question"),
+    ]:
+        with pytest.raises(FilterConfigError, match=words):
+            build(kind, "x", options, resources)
+    with pytest.raises(FilterConfigError, match="cannot"):
+        build("critique", "d", "Q?", Resources())
