@@ -74,7 +74,7 @@ async def test_classifier_spans_tile_and_read_what_came_before() -> None:
     scorer = WordScorer({"not\nnice": 0.9})
     found_by = ClassifierFilter("c", scorer, limit=40, context=8)
     findings = await scan(found_by, "It is not\nnice. Fine.\n\n", Context("output"))
-    assert scorer.asked == ["It is not\n", " is not\nnice.", "t\nnice. Fine."]
+    assert scorer.asked == ["It is not\n", " is not\nnice.", "ot\nnice. Fine."]
     bad = [(f.span, f.score) for f in findings if f.category == "bad"]
     assert bad == [(Span(0, 10), 0.0), (Span(10, 15), 0.9), (Span(15, 21), 0.0)]
 
