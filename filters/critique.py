@@ -27,6 +27,7 @@ class CritiqueFilter:
 
     scope: Scope = "message"
     immediate = False
+    needs_judge = True
 
     def __init__(
         self, name: str, question: str, *, yes: str = " yes", no: str = " no", limit: int = 400

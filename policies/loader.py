@@ -1,0 +1,230 @@
+"""YAML -> Policy. Says all that is wrong with a file at once, each as `file:line:column: what`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from filters.errors import FilterConfigError
+from filters.registry import Resources, build, kinds
+from filters.types import Filter, Stage
+from policies.chain import Link
+from policies.document import Document
+from policies.errors import PolicyInvalid, Problem
+from policies.plan import Policy
+from policies.rules import Rule
+from policies.schema import PolicySpec, RuleSpec
+from policies.types import Action, OnError
+
+LIBRARY = Path(__file__).parent / "library"
+#: Options that any filter takes beside its kind.
+COMMON = ("on_error", "ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A policy with the spec it was made from; the spec holds the rules' examples."""
+
+    policy: Policy
+    spec: PolicySpec
+    document: Document
+
+
+def library() -> Mapping[str, Path]:
+    """The shipped policies by name."""
+    return {path.stem: path for path in sorted(LIBRARY.glob("*.yaml"))}
+
+
+def load(where: str | Path, resources: Resources | None = None) -> Loaded:
+    """Load a policy from a file, or a shipped one by its name. Raises PolicyInvalid."""
+    path = library().get(str(where), Path(where))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        names = ", ".join(library())
+        message = f"{reason}; shipped policies are {names}"
+        raise PolicyInvalid([Problem(str(where), 1, 1, message)]) from error
+    return parse(text, str(path), resources)
+
+
+def parse(text: str, source: str, resources: Resources | None = None) -> Loaded:
+    """Make a policy of YAML text. `source` names it in problems. Raises PolicyInvalid."""
+    document = Document(text, source)
+    spec = _spec(document)
+    resources = resources or Resources()
+    resources = Resources(resources.classifiers, resources.judge, spec.hold.characters)
+    problems: list[Problem] = []
+    digest = sha256(text.encode())
+    links: dict[str, Link] = {}
+    for name, options in spec.filters.items():
+        try:
+            links[name] = _link(name, options, spec, resources, digest.update)
+        except FilterConfigError as error:
+            problems.append(document.problem(("filters", name, *error.path), str(error)))
+    problems += _rule_problems(spec, document, links)
+    if problems:
+        raise PolicyInvalid(sorted(problems, key=lambda p: (p.line, p.column)))
+    return Loaded(_policy(spec, links, source, digest.hexdigest()[:12]), spec, document)
+
+
+def _spec(document: Document) -> PolicySpec:
+    try:
+        return PolicySpec.model_validate(document.data)
+    except ValidationError as error:
+        problems = [document.problem(*_explained(e)) for e in error.errors()]
+        raise PolicyInvalid(sorted(problems, key=lambda p: (p.line, p.column))) from error
+
+
+def _explained(error: Any) -> tuple[tuple[str | int, ...], str]:
+    """The place and a sentence for one of pydantic's errors."""
+    path = tuple(error["loc"])
+    match error["type"]:
+        case "extra_forbidden":
+            return path, f"unknown key {path[-1]!r}{_meant(str(path[-1]), _keys_at(path))}"
+        case "missing":
+            return path, f"`{path[-1]}` is missing"
+        case "literal_error":
+            meant = _meant(str(error["input"]), error["ctx"]["expected"].split("'")[1::2])
+            return path, f"{error['input']!r} is none of {error['ctx']['expected']}{meant}"
+        case "string_pattern_mismatch":
+            return path, f"{error['input']!r}: names are lower-case letters, digits, - _ and ."
+        case "model_type":
+            return path, "expected a mapping"
+    return path, str(error["msg"]).removeprefix("Value error, ")
+
+
+def _keys_at(path: tuple[str | int, ...]) -> list[str]:
+    if len(path) == 1:
+        return [field.alias or name for name, field in PolicySpec.model_fields.items()]
+    if path[0] == "hold":
+        return list(PolicySpec.model_fields["hold"].annotation.model_fields)  # type: ignore[union-attr]
+    if path[-2] == "examples":
+        return ["hit", "pass"]
+    return list(RuleSpec.model_fields)
+
+
+def _meant(word: str, known: list[str]) -> str:
+    close = get_close_matches(word, known, 1)
+    return f"; did you mean `{close[0]}`?" if close else f"; one of {', '.join(known)}"
+
+
+def _link(
+    name: str,
+    options: Mapping[str, Any],
+    spec: PolicySpec,
+    resources: Resources,
+    seen: Any,
+) -> Link:
+    on_error: OnError = options.get("on_error", spec.on_error)
+    if on_error not in {"block", "allow"}:
+        raise FilterConfigError(f"{on_error!r} is none of 'block' or 'allow'", ("on_error",))
+    ms = options.get("ms", spec.hold.ms)
+    if not isinstance(ms, int) or isinstance(ms, bool) or not 1 <= ms <= 600_000:
+        raise FilterConfigError("`ms` is a whole number from 1 to 600000", ("ms",))
+    asked = [key for key in options if key not in COMMON]
+    if len(asked) != 1:
+        known = ", ".join([*kinds(), "pack"])
+        raise FilterConfigError(f"a filter has one kind ({known}); found {', '.join(asked)}")
+    kind, value = asked[0], options[asked[0]]
+    if kind not in (known_kinds := [*kinds(), "pack"]):
+        raise FilterConfigError(f"unknown kind {kind!r}{_meant(kind, known_kinds)}", (kind,))
+    try:
+        if kind == "pack":
+            kind, value = _pack(value, seen)
+        made = build(kind, name, value, resources)
+    except FilterConfigError as error:
+        raise FilterConfigError(str(error), (asked[0], *error.path)) from error
+    return Link(made, ms / 1000, on_error)
+
+
+def _pack(name: object, seen: Any) -> tuple[str, object]:
+    """A shipped filter by name: `library/packs/<name>.yaml`."""
+    known = {path.stem: path for path in sorted((LIBRARY / "packs").glob("*.yaml"))}
+    path = known.get(str(name))
+    if path is None:
+        raise FilterConfigError(f"no pack {name!r}{_meant(str(name), list(known))}")
+    text = path.read_text(encoding="utf-8")
+    seen(text.encode())
+    data = Document(text, str(path)).data
+    assert isinstance(data, dict)  # noqa: S101  (a test loads every pack)
+    kind = next(key for key in data if key in kinds())
+    return kind, data[kind]
+
+
+def _rule_problems(
+    spec: PolicySpec, document: Document, links: Mapping[str, Link]
+) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for part, number, rule in _rules(spec):
+        path = (part, number)
+        if rule.id in seen:
+            yield document.problem((*path, "id"), f"the id {rule.id!r} stands twice")
+        seen.add(rule.id)
+        if rule.do == "revise":
+            yield document.problem((*path, "do"), "`revise` is not built yet; use block or redact")
+        name = rule.when.filter
+        if name not in spec.filters:
+            meant = _meant(name, list(spec.filters)) if spec.filters else ""
+            yield document.problem((*path, "when", name), f"no filter {name!r}{meant}")
+        elif name in links:
+            link = links[name].filter
+            known = getattr(link, "categories", None)
+            for category in rule.when.categories:
+                if known is not None and category not in known:
+                    meant = _meant(category, sorted(known))
+                    yield document.problem(
+                        (*path, "when", name), f"{name} has no category {category!r}{meant}"
+                    )
+            if part == "input" and _needs_stream(link):
+                yield document.problem(
+                    (*path, "when", name), "critique judges answers; it cannot judge prompts yet"
+                )
+
+
+def _needs_stream(made: Filter) -> bool:
+    return bool(getattr(made, "needs_judge", False))
+
+
+def _rules(spec: PolicySpec) -> Iterator[tuple[str, int, RuleSpec]]:
+    for part in ("input", "output", "tools"):
+        for number, rule in enumerate(getattr(spec, part)):
+            yield part, number, rule
+
+
+def _policy(spec: PolicySpec, links: Mapping[str, Link], source: str, version: str) -> Policy:
+    made: dict[str, list[Rule]] = {"input": [], "output": [], "tools": []}
+    for part, _, rule in _rules(spec):
+        made[part].append(
+            Rule(
+                id=rule.id,
+                filter=rule.when.filter,
+                action=Action[rule.do.upper()],
+                categories=frozenset(rule.when.categories) or None,
+                at=rule.when.at,
+                but=tuple(glob.lower() for glob in rule.when.but),
+                say=rule.say,
+            )
+        )
+    # A tool call is an answer too, and a tool's result a prompt: `tools` adds to their rules.
+    stages: dict[Stage, tuple[Rule, ...]] = {
+        "input": tuple(made["input"]),
+        "output": tuple(made["output"]),
+        "tool_arguments": (*made["tools"], *made["output"]),
+        "tool_result": (*made["tools"], *made["input"]),
+    }
+    return Policy(
+        name=spec.policy,
+        version=version,
+        mode=spec.mode,
+        source=source,
+        links=links,
+        stages=stages,
+        overflow=spec.hold.then,
+    )

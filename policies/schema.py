@@ -1,0 +1,110 @@
+"""The shape of a policy's YAML. `gardefou policy schema` prints it as JSON Schema for editors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Score = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+
+class Hold(_Strict):
+    """How much a filter may hold back, and what happens past that.
+
+    characters: for one live start of a pattern. ms: for one feed of a filter; past it, `on_error`.
+    """
+
+    characters: Annotated[int, Field(ge=64, le=65536)] = 4096
+    ms: Annotated[int, Field(ge=1, le=600_000)] = 2000
+    then: Literal["block", "allow"] = "block"
+
+
+class When(_Strict):
+    """`{<filter>: <category> | [<category>, …] | any, at: <score>, except: [<glob>, …]}`."""
+
+    filter: str
+    categories: tuple[str, ...] = ()
+    at: Score = 0.5
+    but: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flatten(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("expected {filter: category, at: score}")  # noqa: TRY004
+        asked = [key for key in value if key not in {"at", "except"}]
+        if len(asked) != 1:
+            raise ValueError(f"one rule asks one filter; found {', '.join(asked) or 'none'}")
+        found = value[asked[0]]
+        categories = found if isinstance(found, list) else [found]
+        if not categories or not all(isinstance(c, str) and c for c in categories):
+            raise ValueError(f"`{asked[0]}: …` takes a category, a list of them, or `any`")
+        flat = {"filter": asked[0], "categories": () if "any" in categories else tuple(categories)}
+        if "at" in value:
+            flat["at"] = value["at"]
+        if "except" in value:
+            flat["but"] = _texts(value["except"], "except")
+        return flat
+
+
+class Examples(_Strict):
+    """Texts that the rule must answer and texts that it must let pass.
+
+    hit: a list, or `{text: text as released}`.
+    """
+
+    hit: tuple[str, ...] | dict[str, str] = ()
+    pass_: Annotated[tuple[str, ...], Field(alias="pass")] = ()
+
+    @field_validator("hit", "pass_", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else _texts(value, "examples")
+
+
+class RuleSpec(_Strict):
+    """When a filter finds a category at or over a score, do an action."""
+
+    id: Name
+    when: When
+    do: Literal["allow", "flag", "redact", "revise", "block"]
+    say: dict[str, str] = Field(default_factory=dict)
+    examples: Examples = Examples()
+
+    @field_validator("say", mode="before")
+    @classmethod
+    def _one_language(cls, value: Any) -> Any:
+        return {"en": value} if isinstance(value, str) else value
+
+
+class PolicySpec(_Strict):
+    """A policy."""
+
+    policy: Name
+    mode: Literal["enforce", "monitor"] = "enforce"
+    on_error: Literal["block", "allow"] = "block"
+    hold: Hold = Hold()
+    filters: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    input: tuple[RuleSpec, ...] = ()
+    output: tuple[RuleSpec, ...] = ()
+    tools: tuple[RuleSpec, ...] = ()
+
+    @field_validator("input", "output", "tools", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError("expected a list of rules")  # noqa: TRY004
+        return tuple(value)
+
+
+def _texts(value: Any, what: str) -> tuple[str, ...]:
+    texts = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"`{what}` takes text or a list of texts")
+    return tuple(texts)

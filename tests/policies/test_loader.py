@@ -1,0 +1,178 @@
+"""YAML -> Policy: problems say where and what was meant; shipped policies pass their examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filters.registry import Resources
+from policies.document import Document
+from policies.errors import PolicyInvalid
+from policies.examples import run_examples, screened
+from policies.loader import LIBRARY, library, load, parse
+from policies.types import Action
+from tests.support.filters import WordScorer
+
+GOOD = """\
+policy: test
+filters:
+  pii: {pack: personal-data}
+  words: {classifier: words, ms: 50, on_error: allow}
+  own: {regex: {x: 'abc', y: [d, e]}}
+output:
+  - id: contact
+    when: {pii: [email, phone], except: ["*@Example.FR"]}
+    do: redact
+  - id: bad
+    when: {words: bad, at: 0.7}
+    do: block
+    say: No.
+tools:
+  - {id: own-x, when: {own: x}, do: flag}
+"""
+WORDS = Resources(classifiers={"words": WordScorer()})
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(PolicyInvalid) as caught:
+        parse(text, "p.yaml", WORDS)
+    return str(caught.value).splitlines()
+
+
+async def test_a_policy_means_what_it_says() -> None:
+    policy = parse(GOOD, "p.yaml", WORDS).policy
+    assert (policy.name, policy.mode, policy.overflow) == ("test", "enforce", "block")
+    assert policy.links["words"].timeout == 0.05
+    assert policy.links["words"].on_error == "allow"
+    verdict = await screened(policy, "output", "me@example.fr or me@example.org.")
+    assert verdict.text == "me@example.fr or [EMAIL]."
+    assert (await screened(policy, "output", "They hit")).rule is None
+    verdict = await screened(policy, "output", "They kill. So")
+    assert (verdict.action, verdict.rule, verdict.text) == (Action.BLOCK, "bad", "")
+    assert policy.rule("bad") is not None
+    # Tool calls answer to the rules of output too.
+    verdict = await screened(policy, "tool_arguments", '{"to": "me@example.org abc"}')
+    assert verdict.text == '{"to": "[EMAIL] abc"}'
+    assert [hit.rule for hit in verdict.hits] == ["contact", "own-x"]
+    assert (await screened(policy, "input", "me@example.org abc")).hits == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            ("policy: test", "polcy: test"),
+            "p.yaml:1:1: unknown key 'polcy'; did you mean `policy`?",
+        ),
+        (("do: flag", "do: flaag"), "p.yaml:15:33: 'flaag' is none of"),
+        (("at: 0.7", "at: 7"), "p.yaml:11:24: "),
+        (("own: x}", "onw: x}"), "p.yaml:15:24: no filter 'onw'; did you mean `own`?"),
+        (("own: x}", "own: z}"), "p.yaml:15:24: own has no category 'z'; one of x, y"),
+        (("'abc'", "'(abc'"), "p.yaml:5:17: not a regular expression"),
+        (("[d, e]", "[d, 'e*']"), "p.yaml:5:34: the pattern matches the empty text"),
+        (("{classifier", "{clasifier"), "p.yaml:4:11: unknown kind 'clasifier'; did you mean"),
+        (("personal-data}", "personal}"), "p.yaml:3:9: no pack 'personal'; did you mean"),
+        (("ms: 50", "ms: fast"), "p.yaml:4:30: `ms` is a whole number"),
+        (("id: bad", "id: contact"), "p.yaml:10:5: the id 'contact' stands twice"),
+        (("id: bad", "id: Bad Id"), "p.yaml:10:5: 'Bad Id': names are lower-case"),
+        (("do: redact", "do: revise"), "p.yaml:9:5: `revise` is not built yet"),
+        (("{words: bad, at", "{words: bad, own: x, at"), "p.yaml:11:5: one rule asks one filter"),
+        (("words: bad", "words: 3"), "p.yaml:11:5: `words: …` takes a category"),
+        (("    say: No.", "    do: flag"), "p.yaml:13:5: 'do' stands twice"),
+        (("  - id: contact", "  - id: [contact"), "p.yaml:8:9: "),
+        (("policy: test", "policy: test\nx: &x [*x]"), "p.yaml:2:4: too large or too deep"),
+        (("on_error: allow", "on_error: yes"), "p.yaml:4:38: 'yes' is none of"),
+    ],
+)
+def test_problems_say_where_and_what_was_meant(change: tuple[str, str], expected: str) -> None:
+    assert change[0] in GOOD
+    found = problems(GOOD.replace(*change))
+    assert len(found) == 1
+    assert found[0].startswith(expected)
+
+
+def test_all_problems_come_at_once() -> None:
+    text = GOOD.replace("own: x}", "onw: x}").replace("'abc'", "'(abc'")
+    assert [p.split(": ")[0] for p in problems(text)] == ["p.yaml:5:17", "p.yaml:15:24"]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(PolicyInvalid, match="No such file.*default, strict"):
+        load(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes("policy: é".encode("latin-1"))
+    with pytest.raises(PolicyInvalid, match="not UTF-8"):
+        load(tmp_path / "latin.yaml")
+    assert problems("") == ["p.yaml:1:1: expected a mapping"]
+
+
+@given(
+    st.text(max_size=80) | st.from_regex(r"(policy|filters|output): [\[{&*!|>'\"\w:, -]{0,20}\n")
+)
+def test_any_text_loads_or_is_refused(text: str) -> None:
+    try:
+        parse(text, "p.yaml")
+    except PolicyInvalid as error:
+        assert all(problem.line >= 1 for problem in error.problems)
+
+
+def test_yes_and_no_are_words() -> None:
+    data = Document("a: yes\nb: no\nc: on\nd: true\ne: 1e3\nf: 012\ng: ~\nh: '1'", "x").data
+    assert data == dict(a="yes", b="no", c="on", d=True, e=1e3, f=12, g=None, h="1")
+
+
+def test_an_edit_changes_the_version() -> None:
+    versions = {parse(text, "p", WORDS).policy.version for text in (GOOD, GOOD, GOOD + "\n")}
+    assert len(versions) == 2
+
+
+@pytest.mark.parametrize("name", sorted(library()))
+async def test_shipped_policies_pass_their_examples(name: str) -> None:
+    outcomes = [outcome async for outcome in run_examples(load(name), cuts=25)]
+    assert len(outcomes) > 10
+    assert [o.problem for o in outcomes if o.problem or o.skipped] == []
+
+
+async def test_examples_that_do_not_hold_are_found() -> None:
+    loaded = parse(
+        """\
+policy: test
+filters: {own: {regex: {x: 'ab+'}}}
+output:
+  - id: one
+    when: {own: x}
+    do: redact
+    examples:
+      hit: {"abb c": "[X] d", "abc": "[X]c"}
+      pass: [no, tabs]
+  - {id: two, when: {own: x}, do: flag}
+""",
+        "p.yaml",
+    )
+    found = [o.problem async for o in run_examples(loaded) if o.problem]
+    assert found == [
+        "p.yaml:8:13: `one` releases '[X] c', not '[X] d'",
+        "p.yaml:9:18: `one` hits 'tabs' (found: x 1.00)",
+        "p.yaml:10:5: `two` has no `hit` examples",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((LIBRARY / "packs").glob("*.yaml")), ids=lambda p: p.stem)
+async def test_packs_find_what_their_examples_say(path: Path) -> None:
+    data = Document(path.read_text(encoding="utf-8"), str(path)).data
+    assert isinstance(data, dict)
+    policy = parse(
+        f"policy: t\nfilters: {{p: {{pack: {path.stem}}}}}\n"
+        "output: [{id: all, when: {p: any}, do: flag}]",
+        "t",
+    ).policy
+    assert set(data["examples"]) == set(data["regex"])
+    for category, examples in data["examples"].items():
+        for text in examples["hit"]:
+            verdict = await screened(policy, "output", text)
+            assert category in {f.category for f in verdict.findings}, text
+        for text in examples["pass"]:
+            verdict = await screened(policy, "output", text)
+            assert category not in {f.category for f in verdict.findings}, text
