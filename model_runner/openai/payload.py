@@ -1,0 +1,106 @@
+"""A request as `/chat/completions` takes it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+from model_runner.checks import continues
+from model_runner.types import GenerateRequest, Message, Sampling, Tool
+
+Dialect: TypeAlias = Literal["openai", "vllm"]
+Body: TypeAlias = dict[str, object]
+
+MESSAGE_TOKENS = 8  # for the control tokens around a message, in the templates we know
+
+
+def payload(
+    request: GenerateRequest, model: str, *, dialect: Dialect = "openai", salt_key: bytes = b""
+) -> Body:
+    """The JSON body. A sampling option is sent only where it differs from OpenAI's default.
+
+    dialect: `vllm` continues a last assistant message.
+    salt_key: with one, `cache_salt` tells the engine to share its prefix cache within a tenant.
+    """
+    body: Body = {
+        "model": model,
+        "messages": [_message(m) for m in request.messages or ()],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    body |= _sampling(request.sampling)
+    if request.tools:
+        body["tools"] = [_tool(t) for t in request.tools]
+    if request.tool_choice is not None:
+        body["tool_choice"] = request.tool_choice
+    if dialect == "vllm" and continues(request):
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    if salt_key:
+        body["cache_salt"] = hmac.digest(salt_key, request.tenant.encode(), hashlib.sha256).hex()
+    return body
+
+
+def count(request: GenerateRequest, bytes_per_token: float) -> int:
+    """Prompt tokens, from above as a rule: UTF-8 bytes ÷ `bytes_per_token`, and 8 per message.
+
+    English and French come to four or five bytes a token. Text of digits, symbols or rare scripts
+    can come to one; with `bytes_per_token=1` nothing exceeds the count.
+    """
+    messages = request.messages or ()
+    size = len((request.prompt or "").encode())
+    for message in messages:
+        size += len(json.dumps(_message(message), ensure_ascii=False).encode())
+    for tool in request.tools:
+        size += len(json.dumps(_tool(tool), ensure_ascii=False).encode())
+    tokens = math.ceil(size / bytes_per_token) + len(request.token_ids or ())
+    return tokens + MESSAGE_TOKENS * (len(messages) + len(request.tools))
+
+
+def _sampling(sampling: Sampling) -> Body:
+    default = Sampling()
+    names = ("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty")
+    body: Body = {
+        name: getattr(sampling, name)
+        for name in (*names, "seed", "n")
+        if getattr(sampling, name) != getattr(default, name)
+    }
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.logprobs is not None:
+        body["logprobs"] = True
+        if sampling.logprobs:
+            body["top_logprobs"] = sampling.logprobs
+    return body
+
+
+def _message(message: Message) -> Body:
+    # `developer` is `system` by another name, and most chat templates know only the latter.
+    role = "system" if message.role == "developer" else message.role
+    calls = [
+        {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+        for c in message.tool_calls
+    ]
+    optional: Mapping[str, object] = {
+        "name": message.name,
+        "tool_calls": calls or None,
+        "tool_call_id": message.tool_call_id,
+    }
+    content = None if calls and not message.content else message.content
+    return {"role": role, "content": content, **_given(optional)}
+
+
+def _tool(tool: Tool) -> Body:
+    optional: Mapping[str, object] = {
+        "description": tool.description,
+        "parameters": None if tool.parameters is None else dict(tool.parameters),
+        "strict": tool.strict,
+    }
+    return {"type": "function", "function": {"name": tool.name, **_given(optional)}}
+
+
+def _given(fields: Mapping[str, object]) -> Body:
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,207 @@
+"""`OpenAIRunner`: an OpenAI-compatible engine elsewhere, as a `ModelRunner`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model_runner.checks import check
+from model_runner.errors import Unavailable
+from model_runner.openai.payload import Dialect, count, payload
+from model_runner.openai.stream import Limits, Stream
+from model_runner.openai.transport import Retry, post
+from model_runner.types import (
+    Capabilities,
+    GenerateRequest,
+    Generation,
+    Health,
+    ModelInfo,
+)
+
+PROBE_TIMEOUT: Final = 5.0  # seconds for an answer to GET /models
+PROBE_EVERY: Final = 5.0  # seconds between probes of an upstream that could not be reached
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    id: str
+    created: int | None = None
+    owned_by: str | None = None
+    max_model_len: int | None = None  # vLLM
+
+
+class _Models(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    data: list[_Model]
+
+
+class OpenAIRunner:
+    """Serves requests through `POST {base_url}/chat/completions`, streamed.
+
+    base_url: up to and with `/v1`.
+    model: the upstream's id; None: the first that it lists when we start.
+    api_key: sent as Bearer. headers: sent besides.
+    dialect: `vllm` can continue a last assistant message; `openai` refuses one.
+    cache_salt: send vLLM's `cache_salt`, a keyed hash of the tenant; an engine that does not know
+        the field may refuse it. salt_key: that hash's key; None: one for this process.
+    connect_timeout: seconds for a connection. idle_timeout: seconds up to the answer's begin, and
+        between two chunks of it. request_timeout: seconds for a whole answer, None for no limit.
+    bytes_per_token: for `count`; see `payload.count`.
+    capabilities: what the upstream is known to do, where it is less than usual.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        api_key: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        dialect: Dialect = "openai",
+        cache_salt: bool = False,
+        salt_key: bytes | None = None,
+        connect_timeout: float = 5.0,
+        idle_timeout: float = 60.0,
+        request_timeout: float | None = None,
+        max_connections: int = 1000,
+        retry: Retry | None = None,
+        bytes_per_token: float = 3.0,
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._info = ModelInfo(model, owned_by="upstream") if model else None
+        self._headers = dict(headers or {})
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._dialect: Dialect = dialect
+        self._salt_key = (salt_key or secrets.token_bytes(32)) if cache_salt else b""
+        self._connect_timeout = connect_timeout
+        self._limits = Limits(idle=idle_timeout, total=request_timeout)
+        self._max_connections = max_connections
+        self._retry = retry or Retry()
+        self._bytes_per_token = bytes_per_token
+        self._capabilities = capabilities or Capabilities(
+            logprobs=True, n=True, seed=True, tools=True, continues=dialect == "vllm"
+        )
+        self._session: aiohttp.ClientSession | None = None
+        self._health = Health(ok=False, detail="not started")
+        self._probing: asyncio.Task[None] | None = None
+        self._streams: set[Stream] = set()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def info(self) -> ModelInfo:
+        if self._info is None:
+            raise Unavailable("the upstream's model is not known yet")
+        return self._info
+
+    async def start(self) -> None:
+        """Ask for the model. An upstream that does not tell is no fault where its id is given.
+
+        Raises: Unavailable, where no model id is known.
+        """
+        connector = aiohttp.TCPConnector(limit=self._max_connections)
+        timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_timeout)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=timeout, headers=self._headers
+        )
+        await self._probe()
+        if self._info is None:
+            detail = self._health.detail or "it lists no model"
+            await self.close()
+            raise Unavailable(f"no model id was given, and the upstream tells none: {detail}")
+        self._watch()
+
+    async def close(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.wait([self._probing])
+        for stream in list(self._streams):
+            await stream.abort()
+        if self._session is not None:
+            await self._session.close()
+        self._session = None
+        self._health = Health(ok=False, detail="closed")
+
+    def health(self) -> Health:
+        """Whether the upstream could be reached when last tried; it is tried again till it can."""
+        return self._health
+
+    def count(self, request: GenerateRequest) -> int:
+        """From above, as a rule; see `payload.count`."""
+        return count(request, self._bytes_per_token)
+
+    async def open(self, request: GenerateRequest) -> list[Generation]:
+        if self._session is None:
+            raise Unavailable("not started")
+        check(request, self._capabilities)
+        body = payload(request, self.info.id, dialect=self._dialect, salt_key=self._salt_key)
+        try:
+            response = await post(
+                self._session,
+                f"{self._base_url}/chat/completions",
+                body,
+                retry=self._retry,
+                timeout=self._limits.idle,
+            )
+        except Unavailable as error:
+            self._health = Health(ok=False, detail=str(error))
+            self._watch()
+            raise
+        self._health = Health(ok=True)
+        stream = Stream(
+            response,
+            n=request.sampling.n,
+            logprobs=request.sampling.logprobs is not None,
+            prompt_tokens=self.count(request),
+            limits=self._limits,
+        )
+        self._streams.add(stream)
+        stream.task.add_done_callback(lambda _task: self._streams.discard(stream))
+        return list(stream.generations)
+
+    def _watch(self) -> None:
+        if not self._health.ok and (self._probing is None or self._probing.done()):
+            self._probing = asyncio.create_task(self._probe_until_well(), name="upstream probe")
+
+    async def _probe_until_well(self) -> None:
+        while not self._health.ok:
+            await asyncio.sleep(PROBE_EVERY)
+            await self._probe()
+
+    async def _probe(self) -> None:
+        """Any answer below 500 is health: some engines serve, and yet fail to list models."""
+        if self._session is None:
+            return
+        try:
+            async with (
+                asyncio.timeout(PROBE_TIMEOUT),
+                self._session.get(f"{self._base_url}/models", allow_redirects=False) as response,
+            ):
+                if response.status == 200:
+                    self._learn(await response.read())
+                detail = "" if response.status == 200 else f"/models answered {response.status}"
+                self._health = Health(ok=True, detail=detail)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            self._health = Health(ok=False, detail="the upstream cannot be reached")
+
+    def _learn(self, body: bytes) -> None:
+        with suppress(ValidationError):
+            models = _Models.model_validate_json(body).data
+            wanted = [m for m in models if self._info is None or m.id == self._info.id]
+            for model in wanted[:1]:
+                self._info = ModelInfo(
+                    id=model.id,
+                    context=model.max_model_len,
+                    created=model.created or 0,
+                    owned_by=model.owned_by or "upstream",
+                )
