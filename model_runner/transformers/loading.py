@@ -1,0 +1,106 @@
+"""A model's folder or hub id to a model, a codec and a way to write its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mistral_common.exceptions import MistralCommonException
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.hub import cached_file
+
+from model_runner.errors import Unavailable
+from model_runner.transformers import codec as codecs
+from model_runner.transformers import mistral
+from model_runner.transformers.codec import Codec
+from model_runner.transformers.model import Context, Model
+from model_runner.transformers.prompts import Prompts, TemplatePrompts
+
+Progress = Callable[[str], None]
+FAULTS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    ImportError,
+    LookupError,
+    TypeError,
+    MistralCommonException,
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    model: Model
+    codec: Codec
+    prompts: Prompts
+
+
+def load(source: str, *, device: str | None, dtype: str | None, progress: Progress) -> Loaded:
+    """Blocks. device: default the GPU if there is one. dtype: default bfloat16 there, else float32.
+
+    Raises Unavailable if it is no model that can be served.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kind = getattr(torch, dtype or ("bfloat16" if place.type == "cuda" else "float32"), None)
+    if not isinstance(kind, torch.dtype):
+        raise Unavailable(f"no such dtype: {dtype}")
+    try:
+        progress("loading the tokenizer")
+        codec, prompts = _tokenizer(source)
+        progress(f"loading the weights, {str(kind).removeprefix('torch.')} on {place}")
+        module: Any = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
+        model = _model(module.to(place).eval(), place, codec)
+        progress("first step")
+        Context([codec.bos or 0]).forward(model)
+    except FAULTS as error:
+        raise Unavailable(f"cannot load {source}: {error}") from error
+    return Loaded(model, codec, prompts)
+
+
+def _tokenizer(source: str) -> tuple[Codec, Prompts]:
+    for name in mistral.FILES:
+        if path := _file(source, name):
+            tokenizer = mistral.load(path)
+            return mistral.codec_of(tokenizer), mistral.MistralPrompts(tokenizer)
+    hf: Any = AutoTokenizer.from_pretrained(source)
+    backend = getattr(hf, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError("no fast tokenizer (tokenizer.json) and no mistral-common one")
+    codec = codecs.from_tokenizer(backend, bos=_bos(hf), eos=hf.eos_token_id)
+    return codec, TemplatePrompts(hf, codec)
+
+
+def _file(source: str, name: str) -> Path | None:
+    found = cached_file(
+        source,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
+def _bos(tokenizer: Any) -> int | None:
+    """The id that this tokenizer puts before a plain text, if it puts any."""
+    bos: int | None = tokenizer.bos_token_id
+    put = tokenizer.backend_tokenizer.encode("", add_special_tokens=True).ids
+    return bos if bos in put or getattr(tokenizer, "add_bos_token", False) else None
+
+
+def _model(module: Any, device: torch.device, codec: Codec) -> Model:
+    config = module.config.get_text_config()
+    if codec.size > config.vocab_size:
+        raise ValueError("the tokenizer has more tokens than the model")
+    named = module.generation_config.eos_token_id
+    named = codec.eos if named is None else named
+    ends = named if isinstance(named, list) else [named]
+    return Model(
+        module=module,
+        device=device,
+        vocabulary=int(config.vocab_size),
+        positions=int(config.max_position_embeddings),
+        eos=frozenset(end for end in ends if end is not None),
+    )
