@@ -64,12 +64,10 @@ class Codec:
         return frozenset(i for token, i in vocabulary if BYTE.fullmatch(token))
 
     def bytes_of(self, token: int) -> bytes:
-        """What the token stands for; empty for ids that have no token."""
+        """What the token adds to a text: nothing, if it is special or no token at all."""
         piece = self.decoder.id_to_token(token)
-        if piece is None:
+        if piece is None or token in self.special:
             return b""
-        if token in self.special:
-            return piece.encode()
         if self.byte_level:
             if all(character in BYTE_OF for character in piece):
                 return bytes(BYTE_OF[character] for character in piece)

@@ -12,12 +12,14 @@ from model_runner.errors import BadRequest
 from model_runner.types import Sampling
 
 MAX_CHOICES = 16
+MAX_LOGPROBS = 20
+MAX_PENALTY = 2.0
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
 GREEDY_BELOW = 1e-5  # under this temperature the division overflows; it is greedy in effect
 
 
-def check(sampling: Sampling, vocabulary: int) -> None:
+def check(sampling: Sampling) -> None:
     """Raises BadRequest, naming the parameter, if these values make no sense."""
     finite = {
         "temperature": sampling.temperature,
@@ -38,9 +40,15 @@ def check(sampling: Sampling, vocabulary: int) -> None:
             "must be at least 1",
         ),
         (
-            "logprobs",
-            sampling.logprobs is None or 0 <= sampling.logprobs <= vocabulary,
-            "must be from 0 to the size of the vocabulary",
+            "top_logprobs",
+            sampling.logprobs is None or 0 <= sampling.logprobs <= MAX_LOGPROBS,
+            f"must be from 0 to {MAX_LOGPROBS}",
+        ),
+        ("presence_penalty", abs(sampling.presence_penalty) <= MAX_PENALTY, "must be from -2 to 2"),
+        (
+            "frequency_penalty",
+            abs(sampling.frequency_penalty) <= MAX_PENALTY,
+            "must be from -2 to 2",
         ),
         ("stop", len(sampling.stop) <= MAX_STOPS, f"takes at most {MAX_STOPS} strings"),
         (
@@ -100,6 +108,6 @@ def generator_at(seed: int, choice: int, position: int) -> torch.Generator:
 def logprobs(row: torch.Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
     """Natural-log probability of `token`, and the `top` likeliest tokens with theirs."""
     values = torch.log_softmax(row, dim=-1)
-    best = values.topk(top)
+    best = values.topk(min(top, values.numel()))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return float(values[token]), [(int(i), float(v)) for i, v in pairs]

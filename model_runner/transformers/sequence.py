@@ -59,13 +59,15 @@ class Spec:
 class Token:
     """A token of the text. `position`: how many ids of the context end with it.
 
-    `end`: offset in the text; a token that ends inside a code point ends where the text is next
-    whole, so that every `end` is a place at which the tokens can be cut.
+    `end`: offset in the text up to which its code points go; None while bytes are missing.
+    `cut`: the same, save that a token that ends inside a code point has here the offset at which
+    the text is next whole, since tokens cannot be cut before.
     """
 
     id: int
     position: int
     end: int | None = None
+    cut: int = sys.maxsize
     logprob: TokenLogprob | None = None
 
 
@@ -144,7 +146,8 @@ class Sequence:
 
     def _alternative(self, token: int, logprob: float) -> Alternative:
         raw = self._codec.bytes_of(token)
-        return Alternative(raw.decode("utf-8", "replace"), logprob, raw)
+        name = self._codec.decoder.id_to_token(token) if token in self._codec.special else None
+        return Alternative(name or raw.decode("utf-8", "replace"), logprob, raw)
 
     def _grow(self, text: str) -> None:
         """Text that the last token gave; all tokens now end somewhere unless bytes are missing."""
@@ -154,16 +157,21 @@ class Sequence:
             self._settle()
 
     def _settle(self) -> None:
-        for token in reversed(self._tokens):
-            if token.end is not None:
-                break
-            token.end = len(self._text)
+        first = len(self._tokens)
+        while first and self._tokens[first - 1].end is None:
+            first -= 1
+        begin = self._tokens[first - 1].cut if first else 0
+        raw = b""
+        for token in self._tokens[first:]:
+            raw += self._codec.bytes_of(token.id)
+            begun = sum(byte & 0xC0 != 0x80 for byte in raw)
+            token.end, token.cut = min(begin + begun, len(self._text)), len(self._text)
+        if self._tokens:
+            self._tokens[-1].end = len(self._text)
 
     def _delta(self) -> Delta | None:
         first, text = self._unsent, self._text[self._sent : self._released]
-        while (
-            self._unsent < len(self._tokens) and _end(self._tokens[self._unsent]) <= self._released
-        ):
+        while self._unsent < len(self._tokens) and self._tokens[self._unsent].cut <= self._released:
             self._unsent += 1
         self._sent = self._released
         delta = self._report(text, self._tokens[first : self._unsent])
@@ -175,7 +183,7 @@ class Sequence:
         if self._stops.stopped:
             reason = "stop"
             # tokens that lie wholly in what was cut off are no part of the answer
-            keep = 1 + bisect_left(self._tokens, self._released, key=_end)
+            keep = 1 + bisect_left(self._tokens, self._released, key=_cut)
             del self._tokens[keep:]
         self._released += len(self._stops.flush())
         first, text = self._unsent, self._text[self._sent : self._released]
@@ -189,7 +197,7 @@ class Sequence:
         return Delta(
             text=text,
             token_ids=tuple(token.id for token in tokens),
-            token_ends=tuple(_end(token) for token in tokens),
+            token_ends=tuple(token.end or 0 for token in tokens),
             logprobs=tuple(token.logprob for token in tokens if token.logprob is not None),
         )
 
@@ -213,10 +221,10 @@ class Sequence:
         if position + len(piece) + len(note) >= self._model.positions:
             raise BadRequest("text and note are longer than the model can read")
         context.cut(position)
-        del self._tokens[bisect_right(self._tokens, to, key=_end) :]
+        del self._tokens[bisect_right(self._tokens, to, key=_cut) :]
         for token in piece:
             context.ids.append(token)
-            self._tokens.append(Token(token, len(context), end=to))
+            self._tokens.append(Token(token, len(context), end=to, cut=to))
         self._unsent = len(self._tokens)
         context.ids += note
         self._text = self._text[:to]
@@ -232,10 +240,10 @@ class Sequence:
         """Where to cut the context for text[:at], and the ids of a split token's first part."""
         if at > len(self._text):
             raise BadRequest("the offset lies past the text")
-        kept = bisect_right(self._tokens, at, key=_end)
+        kept = bisect_right(self._tokens, at, key=_cut)
         position, start = self._prompt.length, 0
         if kept:
-            position, start = self._tokens[kept - 1].position, _end(self._tokens[kept - 1])
+            position, start = self._tokens[kept - 1].position, self._tokens[kept - 1].cut
         if start == at:
             return position, []
         begins = start == 0 and not self._prompt.primer
@@ -243,5 +251,5 @@ class Sequence:
         return position, encode(self._text[start:at])
 
 
-def _end(token: Token) -> int:
-    return sys.maxsize if token.end is None else token.end
+def _cut(token: Token) -> int:
+    return token.cut
