@@ -1,9 +1,13 @@
 """Compiles and checks the patterns of the `regex` filter, and joins them for liveness.
 
-A start is *live* while a match that begins there could still complete or still change. With the
-`regex` library, start `i` of `text` is live while `live.fullmatch(text, i, partial=True)` holds,
-where `live` is the pattern with every `\\B` written `(?:\\B|\\Z)`: at the end of what is there, the
-next character decides whether `\\B` holds.
+A start is *live* while a match that begins there could still complete or still change: while the
+pattern can consume all that is there, wholly or in part. `\\B` counts as holding at the end of what
+is there, since the next character decides.
+
+The earliest live start is found in one call. `search(partial=True)` alone is a trap: it prefers a
+whole match anywhere to an earlier partial one. So the pattern is followed by "one more character,
+and then fail": no whole match exists, and the only partial ones are those that reach the end.
+Checked against `fullmatch(text, i, partial=True)` at every start: see tests/filters/test_regex.py.
 """
 
 from __future__ import annotations
@@ -70,14 +74,14 @@ def compile_rule(
 
 
 def join(rules: Sequence[Rule]) -> tuple[regex.Pattern[str], regex.Pattern[str]]:
-    """Return one alternation that tells where any rule matches, and one that tells liveness.
+    """Return one alternation that tells where any rule matches, and one for the earliest live start.
 
-    They prefilter only: findings come from each rule alone, since an alternation reports one
+    The latter is searched with `partial=True`. They prefilter only: findings come from each rule alone, since an alternation reports one
     alternative per position and would hide the others behind it.
     """
     any_match = "|".join(rule.source for rule in rules)
     alive = "|".join(_lenient(rule.source) for rule in rules)
-    return regex.compile(any_match, FLAGS), regex.compile(alive, FLAGS)
+    return regex.compile(any_match, FLAGS), regex.compile(rf"(?:{alive})(?s:.)(?!)", FLAGS)
 
 
 def terms_pattern(terms: Sequence[str]) -> str:

@@ -99,11 +99,11 @@ class RegexScan:
         return self._length - self._checked > (self._checked - self._live) // 32
 
     def _advance(self, findings: list[Finding]) -> None:
-        fullmatch = self._owner.alive.fullmatch
-        timeout = self._owner.timeout
-        text, at, end = self._text, self._live - self._base, len(self._text)
-        while at < end and fullmatch(text, at, partial=True, timeout=timeout) is None:
-            at += 1
+        owner = self._owner
+        found = owner.alive.search(
+            self._text, self._live - self._base, partial=True, timeout=owner.timeout
+        )
+        at = found.start() if found is not None else len(self._text)
         self._match(self._base + at, findings)
         self._live = self._base + at
         self._checked = self._length

@@ -100,7 +100,7 @@ async def screened(
     only: str | None = None,
 ) -> Verdict:
     """The verdict on one text, in pieces that end at `cuts`."""
-    screen = StreamScreen(policy.plan(stage, only), Context(stage))
+    screen = StreamScreen(policy.plan(stage, only=only), Context(stage))
     edges = [0, *cuts, len(text)]
     for number, (start, end) in enumerate(pairwise(edges)):
         step = await screen.push(Piece(text[start:end]), final=number == len(edges) - 2)

@@ -210,6 +210,7 @@ def _policy(spec: PolicySpec, links: Mapping[str, Link], source: str, version: s
                 at=rule.when.at,
                 but=tuple(glob.lower() for glob in rule.when.but),
                 say=rule.say,
+                roles=frozenset(rule.roles),
             )
         )
     # A tool call is an answer too, and a tool's result a prompt: `tools` adds to their rules.

@@ -48,9 +48,14 @@ class Policy:
     stages: Mapping[Stage, tuple[Rule, ...]]
     overflow: OnError = "block"
 
-    def plan(self, stage: Stage, only: str | None = None) -> StagePlan:
-        """What runs at `stage`; with `only`, that one rule alone, as its examples test it."""
-        chosen = tuple(r for r in self.stages[stage] if only is None or r.id == only)
+    def plan(self, stage: Stage, *, role: str | None = None, only: str | None = None) -> StagePlan:
+        """What runs at `stage` on a text of `role`; with `only`, that one rule alone."""
+        chosen = tuple(
+            rule
+            for rule in self.stages[stage]
+            if (only is None or rule.id == only)
+            and (role is None or not rule.roles or role in rule.roles)
+        )
         enforce = self.mode == "enforce"
         acting = [r for r in chosen if enforce and r.action >= Action.REDACT]
         watching = [r for r in chosen if r not in acting]

@@ -19,6 +19,7 @@ class Rule:
     at: the least score that counts.
     but: globs, in lower case, of found text that does not count.
     say: what a blocked client is told, by language.
+    roles: whose messages it reads; empty for all.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Rule:
     at: float = 0.5
     but: tuple[str, ...] = ()
     say: Mapping[str, str] = field(default_factory=dict)
+    roles: frozenset[str] = frozenset()
 
     def answers(self, finding: Finding, text: str) -> bool:
         """Whether the rule answers `finding`, which covers `text`."""

@@ -69,13 +69,22 @@ class Examples(_Strict):
 
 
 class RuleSpec(_Strict):
-    """When a filter finds a category at or over a score, do an action."""
+    """When a filter finds a category at or over a score, do an action.
+
+    roles: whose messages it reads, on input; all, if none is named.
+    """
 
     id: Name
     when: When
     do: Literal["allow", "flag", "redact", "revise", "block"]
+    roles: tuple[Literal["system", "developer", "user", "assistant", "tool"], ...] = ()
     say: dict[str, str] = Field(default_factory=dict)
     examples: Examples = Examples()
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _roles(cls, value: Any) -> Any:
+        return _texts(value, "roles")
 
     @field_validator("say", mode="before")
     @classmethod

@@ -82,6 +82,24 @@ async def test_any_cut_finds_what_each_pattern_finds_in_the_whole_text(
     assert settled[-1] == len(text)
 
 
+@given(cut_text(), st.sets(st.sampled_from(sorted(AWKWARD)), min_size=1, max_size=4))
+def test_the_earliest_live_start_is_the_first_that_can_reach_the_end(
+    case: tuple[str, list[int]], names: set[str]
+) -> None:
+    text, begins = case
+    found_by = build("f", {name: AWKWARD[name] for name in sorted(names)})
+    lenient = [regex.sub(r"\\B", r"(?:\\B|\\Z)", r.source) for r in found_by.rules]
+    for begin in begins:
+        live = (
+            start
+            for start in range(begin, len(text))
+            for source in lenient
+            if regex.fullmatch(source, text, regex.MULTILINE, start, partial=True)
+        )
+        found = found_by.alive.search(text, begin, partial=True)
+        assert (found.start() if found else len(text)) == next(live, len(text))
+
+
 async def test_holds_only_what_could_still_match() -> None:
     found_by = build("f", {"email": AWKWARD["email"]})
     _, progress = await scan(found_by, "bab cab. abba@ab.ca, cc", [4, 8, 14, 19, 20])

@@ -64,8 +64,8 @@ async def test_a_policy_means_what_it_says() -> None:
     ("change", "expected"),
     [
         (
-            ("policy: test", "polcy: test"),
-            "p.yaml:1:1: unknown key 'polcy'; did you mean `policy`?",
+            ("policy: test", "policy: test\npolcy: x"),
+            "p.yaml:2:1: unknown key 'polcy'; did you mean `policy`?",
         ),
         (("do: flag", "do: flaag"), "p.yaml:15:33: 'flaag' is none of"),
         (("at: 0.7", "at: 7"), "p.yaml:11:24: "),
