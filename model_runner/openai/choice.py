@@ -86,6 +86,8 @@ class ChoiceReader:
         logprobs = tuple(_logprob(token) for token in told)
         aligner = self._aligners.setdefault(channel, Aligner())
         ends = aligner.step(text, (token.bytes for token in logprobs))
+        if ends is None:  # logprobs that cannot be placed might tell text before its verdict
+            return Delta(channel=channel, text=text) if text else None
         return Delta(channel=channel, text=text, token_ends=ends, logprobs=logprobs)
 
     def _call(self, told: ToolCall) -> Iterable[Delta]:

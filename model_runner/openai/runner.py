@@ -24,6 +24,7 @@ from model_runner.types import (
     ModelInfo,
 )
 
+NOT_READY: Final = frozenset({502, 503, 504})
 PROBE_TIMEOUT: Final = 5.0  # seconds for an answer to GET /models
 PROBE_EVERY: Final = 5.0  # seconds between probes of an upstream that could not be reached
 
@@ -119,7 +120,8 @@ class OpenAIRunner:
             detail = self._health.detail or "it lists no model"
             await self.close()
             raise Unavailable(f"no model id was given, and the upstream tells none: {detail}")
-        self._watch()
+        if not self._health.ok:
+            self._watch()
 
     async def close(self) -> None:
         if self._probing is not None:
@@ -153,9 +155,8 @@ class OpenAIRunner:
                 retry=self._retry,
                 timeout=self._limits.idle,
             )
-        except Unavailable as error:
-            self._health = Health(ok=False, detail=str(error))
-            self._watch()
+        except Unavailable:
+            self._watch()  # whether this request failed, or all would
             raise
         self._health = Health(ok=True)
         stream = Stream(
@@ -170,16 +171,17 @@ class OpenAIRunner:
         return list(stream.generations)
 
     def _watch(self) -> None:
-        if not self._health.ok and (self._probing is None or self._probing.done()):
+        if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._probe_until_well(), name="upstream probe")
 
     async def _probe_until_well(self) -> None:
+        await self._probe()
         while not self._health.ok:
             await asyncio.sleep(PROBE_EVERY)
             await self._probe()
 
     async def _probe(self) -> None:
-        """Any answer below 500 is health: some engines serve, and yet fail to list models."""
+        """An answer is health, be it an error: some engines serve, and yet fail to list models."""
         if self._session is None:
             return
         try:
@@ -190,7 +192,7 @@ class OpenAIRunner:
                 if response.status == 200:
                     self._learn(await response.read())
                 detail = "" if response.status == 200 else f"/models answered {response.status}"
-                self._health = Health(ok=True, detail=detail)
+                self._health = Health(ok=response.status not in NOT_READY, detail=detail)
         except (aiohttp.ClientError, OSError, TimeoutError):
             self._health = Health(ok=False, detail="the upstream cannot be reached")
 

@@ -18,7 +18,7 @@ from model_runner.openai.sse import Parser, TooLong
 from model_runner.types import Delta, Usage
 
 QUEUED: Final = 64  # deltas that wait, of all choices, before we read no further
-UNREAD: Final = 4 * 1024 * 1024  # code points that one choice may leave unread for another's sake
+UNREAD: Final = 4 * 1024 * 1024  # size that one choice may leave unread for another's sake
 DRAIN: Final = 1.0  # seconds for the connection to end, so that it can be used again
 
 
@@ -36,7 +36,7 @@ class UpstreamGeneration:
     def __init__(self, stream: Stream, reader: ChoiceReader) -> None:
         self.reader = reader
         self.queue: deque[Delta] = deque()
-        self.unread = 0
+        self._unread = 0
         self.ended = False  # nothing more will be queued
         self.closed = False
         self.waiting = False
@@ -52,7 +52,7 @@ class UpstreamGeneration:
         while not self.closed:
             if self.queue:
                 delta = self.queue.popleft()
-                self.unread -= len(delta.text)
+                self._unread -= _size(delta)
                 self._stream.wanted.set()
                 yield delta
             elif self._failure is not None:
@@ -93,8 +93,8 @@ class UpstreamGeneration:
         if self.closed or self.ended:
             return
         self.queue.append(delta)
-        self.unread += len(delta.text)
-        if self.unread > UNREAD:
+        self._unread += _size(delta)
+        if self._unread > UNREAD:
             self.fail("the choice was left unread")
         self._ready.set()
 
@@ -259,6 +259,11 @@ class Stream:
             async with asyncio.timeout(DRAIN):
                 while await self._response.content.readany():
                     pass
+
+
+def _size(delta: Delta) -> int:
+    """A measure of the memory that it takes."""
+    return 1 + len(delta.text) + sum(16 * (1 + len(t.top)) for t in delta.logprobs)
 
 
 def share(total: int, weights: Sequence[int]) -> list[int]:

@@ -408,11 +408,22 @@ async def test_gives_up_after_a_few_tries() -> None:
         with pytest.raises(Unavailable):
             await runner.open(user("x"))
         assert len(server.bodies) == 3
-        assert not runner.health().ok
+        assert runner.health().ok
         server.faults.refusals = [Refusal(500)]
         with pytest.raises(Unavailable):
             await runner.open(user("x"))
         assert len(server.bodies) == 4
+
+
+async def test_health_is_that_of_the_upstream_not_of_one_request() -> None:
+    async with upstream(ScriptedRunner.text("ok")) as (server, runner):
+        server.faults.refusals = [Refusal(503)] * 3
+        server.models_status = 503
+        with pytest.raises(Unavailable):
+            await runner.open(user("x"))
+        await until(lambda: not runner.health().ok)
+        await ask(runner, user("x"))
+        assert runner.health().ok
 
 
 @pytest.mark.parametrize(
@@ -508,6 +519,35 @@ async def test_an_answer_nobody_reads_stays_upstream() -> None:
             await asyncio.sleep(0.5)
         assert 64 <= sent < 500
         await generation.close()
+
+
+async def test_a_choice_left_unread_fails_before_it_fills_the_memory() -> None:
+    engine = ScriptedRunner.text("x" * 6_000_000, "y" * 6_000_000, cut=50_000)
+    async with upstream(engine) as (_server, runner):
+        first, second = await runner.open(user("x", n=2))
+        assert len((await read(second)).text) == 6_000_000
+        with pytest.raises(EngineFailed, match="unread"):
+            await read(first)
+
+
+async def test_a_client_that_goes_away_before_the_answer_begins() -> None:
+    async with upstream(ScriptedRunner.text("ok")) as (server, runner):
+        server.faults.delay = 30.0
+        opening = asyncio.create_task(runner.open(user("x")))
+        await until(lambda: server.bodies)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await until(lambda: server.gone)
+        server.faults.delay = 0.0
+        assert (await ask(runner, user("x")))[0].text == "ok"
+
+
+async def test_an_upstream_that_does_not_begin_in_time() -> None:
+    async with upstream(ScriptedRunner.text("ok"), idle_timeout=0.3) as (server, runner):
+        server.faults.delay = 30.0
+        with pytest.raises(Unavailable, match="in time"):
+            await runner.open(user("x"))
+        assert len(server.bodies) == 1
 
 
 async def test_connections_are_used_again() -> None:

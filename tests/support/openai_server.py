@@ -41,6 +41,7 @@ class Faults:
     """What goes wrong. `*_at`: before the event of this number, counted from 0."""
 
     refusals: list[Refusal] = field(default_factory=list)  # one for each of the next requests
+    delay: float = 0.0  # seconds before the answer begins
     write_bytes: int | None = None  # cut the body into writes of so many bytes
     frames_per_write: int = 1
     newline: str = "\n"
@@ -67,6 +68,7 @@ class OpenAIServer:
         self.bodies: list[dict[str, object]] = []
         self.headers: list[dict[str, str]] = []
         self.peers: list[object] = []
+        self.gone = 0  # clients that left before the answer began
         self.port = 0
 
     @property
@@ -97,6 +99,11 @@ class OpenAIServer:
         self.headers.append(dict(request.headers))
         if request.transport is not None:
             self.peers.append(request.transport.get_extra_info("peername"))
+        try:
+            await asyncio.sleep(self.faults.delay)
+        except asyncio.CancelledError:
+            self.gone += 1
+            raise
         if self.faults.refusals:
             return self._refuse(request, self.faults.refusals.pop(0))
         try:
