@@ -232,7 +232,12 @@ class Stream:
             if choice.index >= len(self.generations):
                 raise EngineFailed("the upstream sent a choice that nobody asked for")
             generation = self.generations[choice.index]
-            for delta in generation.reader.read(choice):
+            try:
+                deltas = generation.reader.read(choice)
+            except EngineFailed as error:
+                generation.fail(str(error))  # the other choices may yet be well
+                continue
+            for delta in deltas:
                 generation.put(delta)
 
     def _finish(self, why: str = "the upstream ended without a finish_reason") -> None:

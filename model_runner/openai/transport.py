@@ -145,9 +145,7 @@ def _bad_request(error: Mapping[str, object], sent: Collection[str]) -> BadReque
     param = re.split(r"[.\[]", str(error.get("param")))[0]
     code = error.get("code")
     why = f": {code}" if code in SAFE_CODES else ""
-    return BadRequest(
-        f"the upstream refused the request{why}", "messages" if param not in sent else param
-    )
+    return BadRequest(f"the upstream refused the request{why}", param if param in sent else None)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -363,6 +363,17 @@ async def test_one_choice_that_lacks_its_end_fails_alone() -> None:
     assert isinstance(error, EngineFailed)
 
 
+async def test_one_choice_that_the_engine_gives_up_fails_alone() -> None:
+    async with upstream(ScriptedRunner.text(TEXT)) as (server, runner):
+        server.faults.insert_at = 4
+        server.faults.insert = 'data: {"choices": [{"index": 1, "finish_reason": "abort"}]}\n\n'
+        first, second = await runner.open(user("x", n=2))
+        answer, error = await asyncio.gather(read(first), read(second), return_exceptions=True)
+    assert isinstance(answer, Answer)
+    assert answer.text == TEXT
+    assert isinstance(error, EngineFailed)
+
+
 async def test_a_whole_answer_has_its_time() -> None:
     async with upstream(ScriptedRunner.text("a" * 100, cut=1, delay=0.02), request_timeout=0.3) as (
         _server,
@@ -431,8 +442,8 @@ async def test_health_is_that_of_the_upstream_not_of_one_request() -> None:
     [
         (400, {"param": "temperature", "code": "invalid_value"}, "temperature", "invalid_value"),
         (400, {"param": "messages[0].content"}, "messages", "refused"),
-        (422, {"param": SECRET, "code": SECRET}, "messages", "refused"),
-        (400, "plainly " + SECRET, "messages", "refused"),
+        (422, {"param": SECRET, "code": SECRET}, None, "refused"),
+        (400, "plainly " + SECRET, None, "refused"),
         (
             400,
             {"message": f"This model's maximum context length is 4096 tokens. {SECRET}"},
@@ -442,7 +453,7 @@ async def test_health_is_that_of_the_upstream_not_of_one_request() -> None:
     ],
 )
 async def test_a_refusal_names_the_parameter_and_quotes_nothing(
-    status: int, error: object, param: str, message: str
+    status: int, error: object, param: str | None, message: str
 ) -> None:
     async with upstream(ScriptedRunner.text("ok")) as (server, runner):
         server.faults.refusals = [Refusal(status, body={"error": error})]
