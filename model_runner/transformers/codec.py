@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,7 @@ BYTE_OF = _byte_letters()
 Encode = Callable[[str], list[int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codec:
     """A vocabulary with three ways to encode plain text, none of which gives a control token.
 
@@ -40,12 +40,12 @@ class Codec:
     control: control token text -> id. special: ids that have no text.
     """
 
-    decoder: Tokenizer
+    decoder: Tokenizer = field(repr=False)
     encode: Encode
     extend: Encode
     segment: Encode
-    control: dict[str, int]
-    special: frozenset[int]
+    control: dict[str, int] = field(repr=False)
+    special: frozenset[int] = field(repr=False)
     bos: int | None
     eos: int | None
     byte_level: bool

@@ -126,14 +126,14 @@ class Engine:
 
     def _do_jobs(self) -> None:
         while self._jobs:
-            work, future = self._jobs.popleft()
-            if not future.set_running_or_notify_cancel():
-                continue
-            result, error = attempt(work)
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+            work, future = self._jobs[0]
+            if future.set_running_or_notify_cancel():
+                result, error = attempt(work)
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+            self._jobs.popleft()
 
     def _admit(self) -> None:
         with self._changed:
@@ -147,11 +147,13 @@ class Engine:
     def _step(self) -> None:
         if not self._running:
             return
-        choice = self._running.popleft()
+        choice = self._running[0]  # and stays there, so that no end of the thread forgets it
         if choice.closed:
+            self._running.popleft()
             return
         choice.started = choice.started or time.monotonic()
         delta, error = attempt(choice.sequence.step)
+        self._running.popleft()
         if error is not None:
             self._faults += 1
             choice.failed = True
@@ -173,7 +175,7 @@ class Engine:
             for choice in [*self._running, *(c for group in self._waiting for c in group)]:
                 choice.outlet.fail(error)
             for _, future in self._jobs:
-                if future.set_running_or_notify_cancel():
+                if not future.done():
                     future.set_exception(error)
             self._running.clear()
             self._waiting.clear()
