@@ -74,10 +74,11 @@ def compile_rule(
 
 
 def join(rules: Sequence[Rule]) -> tuple[regex.Pattern[str], regex.Pattern[str]]:
-    """Return one alternation that tells where any rule matches, and one for the earliest live start.
+    """Return one alternation that tells where any rule matches, and one for liveness.
 
-    The latter is searched with `partial=True`. They prefilter only: findings come from each rule alone, since an alternation reports one
-    alternative per position and would hide the others behind it.
+    The latter, searched with `partial=True`, gives the earliest live start. Both prefilter only:
+    findings come from each rule alone, since an alternation reports one alternative per position
+    and would hide the others behind it.
     """
     any_match = "|".join(rule.source for rule in rules)
     alive = "|".join(_lenient(rule.source) for rule in rules)

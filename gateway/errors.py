@@ -4,14 +4,34 @@ GatewayError
 │   ├── DirectoryInUse          … because another process runs one on the same data directory
 │   └── LimitsUnavailable       … while asked about limits; `limits.on_error` decides
 ├── LimitExceeded           a key has used up one of its limits
+├── MissingKey              a key is needed and none was sent
 ├── UnknownKey              no such key: never was, revoked, or mistyped
 │   └── BadKeyRecord            its stored record cannot be read (closed, not open)
-└── InvalidKeyName          a name that a new key cannot have
+├── InvalidKeyName          a name that a new key cannot have
+├── ForbiddenOrigin         a request that a web page elsewhere made a browser send
+├── UnknownPolicy           a key names a policy that is not loaded
+├── UnknownModel            the model asked for is not served here
+├── InvalidBody             the request's body is not what the endpoint takes; names the field
+├── PromptBlocked           the policy blocked the prompt
+├── ClientGone              the client went away before the answer
+└── SettingsInvalid         flags, environment and file do not make settings
+
+The table at the end turns these, and those of the other packages, into HTTP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.filter_results import filter_results
+from gateway.limits.types import retry_headers
+from model_runner import errors as runner
+from policies.types import Verdict
+
+log = logging.getLogger("gardefou.errors")
 
 
 class GatewayError(Exception):
@@ -69,3 +89,128 @@ class BadKeyRecord(UnknownKey):
 
 class InvalidKeyName(GatewayError):
     """A new key cannot have this name. The message says why."""
+
+
+class MissingKey(GatewayError):
+    """A key is needed and none was sent."""
+
+
+class ForbiddenOrigin(GatewayError):
+    """A request that a web page elsewhere made a browser send."""
+
+
+class UnknownPolicy(GatewayError):
+    """A key names a policy that is not loaded. The request is refused: no laxer one steps in."""
+
+
+class UnknownModel(GatewayError):
+    """The model asked for is not served here."""
+
+
+class InvalidBody(GatewayError):
+    """The request's body is not what the endpoint takes. `param`: the field, by its path."""
+
+    def __init__(self, message: str, param: str | None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class PromptBlocked(GatewayError):
+    """The policy blocked the prompt. `path`: the text at fault; `say`: what to say, by language."""
+
+    def __init__(
+        self, path: tuple[str | int, ...], verdict: Verdict, say: Mapping[str, str]
+    ) -> None:
+        super().__init__("the policy blocked the prompt")
+        self.path = path
+        self.verdict = verdict
+        self.say = say
+
+
+class ClientGone(GatewayError):
+    """The client went away before the answer."""
+
+
+class SettingsInvalid(GatewayError):
+    """Flags, environment and file do not make settings. Names each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How an error is told: HTTP status, OpenAI's `type` and `code`."""
+
+    status: int
+    type: str
+    code: str | None = None
+    tell: bool = True  # whether the error's own message goes out
+
+
+INVALID, SERVER = "invalid_request_error", "server_error"
+
+#: The most special class first.
+TABLE: Sequence[tuple[type[Exception], Answer]] = (
+    (PromptBlocked, Answer(400, INVALID, "content_filter")),
+    (InvalidBody, Answer(400, INVALID)),
+    (UnknownModel, Answer(404, INVALID, "model_not_found")),
+    (MissingKey, Answer(401, INVALID, "missing_api_key")),
+    (UnknownKey, Answer(401, INVALID, "invalid_api_key")),
+    (ForbiddenOrigin, Answer(403, INVALID, "forbidden_origin")),
+    (UnknownPolicy, Answer(503, SERVER, "policy_unavailable")),
+    (LimitExceeded, Answer(429, "rate_limit_error", "rate_limit_exceeded")),
+    (RedisUnavailable, Answer(503, SERVER, "limits_unavailable", tell=False)),
+    (ClientGone, Answer(499, SERVER, "client_gone")),
+    (runner.BadRequest, Answer(400, INVALID)),
+    (runner.Overloaded, Answer(503, SERVER, "overloaded")),
+    (runner.Unavailable, Answer(503, SERVER, "engine_unavailable", tell=False)),
+    (runner.RunnerError, Answer(500, SERVER, "engine_failed", tell=False)),
+)
+_UNFORESEEN = Answer(500, SERVER, "internal_error", tell=False)
+_UNTOLD = {
+    "limits_unavailable": "The gateway cannot check limits now. Try again shortly.",
+    "engine_unavailable": "The engine is not there. Try again shortly.",
+    "engine_failed": "The engine failed on this request.",
+    "internal_error": "The gateway failed on this request.",
+}
+
+
+def http_error(
+    error: Exception, language: str = "en"
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body and headers for `error`, in OpenAI's form.
+
+    language: the request's `Accept-Language`; picks what a policy's `say` tells.
+    """
+    answer = next((a for kind, a in TABLE if isinstance(error, kind)), _UNFORESEEN)
+    if answer is _UNFORESEEN:
+        log.error("unforeseen %s", type(error).__name__, exc_info=error)
+    body: dict[str, Any] = {
+        "message": str(error) if answer.tell else _UNTOLD[answer.code or ""],
+        "type": answer.type,
+        "param": getattr(error, "param", None),
+        "code": answer.code,
+    }
+    headers: dict[str, str] = {}
+    if isinstance(error, PromptBlocked):
+        body |= _blocked(error, language)
+    elif isinstance(error, LimitExceeded):
+        headers |= error.headers
+        body["type"] = error.kind
+    elif isinstance(error, runner.Overloaded):
+        headers |= retry_headers(error.retry_after)
+    elif answer.status == 503:
+        headers |= retry_headers(1.0)
+    return answer.status, {"error": body}, headers
+
+
+def _blocked(error: PromptBlocked, language: str) -> dict[str, Any]:
+    wanted = [tag.split(";")[0].strip().lower()[:2] for tag in language.split(",")]
+    known = next((tag for tag in wanted if tag in error.say), next(iter(error.say), None))
+    message = error.say[known] if known else "The prompt was blocked by this gateway's policy."
+    return {
+        "message": message,
+        "param": "prompt",
+        "innererror": {
+            "code": "ResponsibleAIPolicyViolation",
+            "content_filter_result": filter_results([error.verdict]),
+        },
+    }

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar, cast
 
 import click
 
+from gateway.cli.options import settings_from, settings_options
 from gateway.errors import GatewayError
 from gateway.keys import KeyRecord, KeyStore, Role
 from gateway.limits.types import Limits
@@ -24,12 +25,15 @@ class RedisSettings(Protocol):
     @property
     def redis(self) -> str | None: ...
     @property
-    def data_dir(self) -> Path: ...
+    def data(self) -> Path: ...
 
 
 @click.group()
-def keys() -> None:
+@settings_options("redis", "data")
+@click.pass_context
+def keys(ctx: click.Context, /, config: Path | None, **given: str | None) -> None:
     """Who may use the gateway: add, list and revoke API keys."""
+    ctx.obj = ctx.obj or settings_from(config, dict(given))
 
 
 @keys.command()
@@ -95,7 +99,7 @@ def revoke(settings: RedisSettings, name_or_id: str) -> None:
 
 def _with_store(settings: RedisSettings, work: Callable[[KeyStore], Awaitable[T]]) -> T:
     try:
-        with open_redis(settings.redis, settings.data_dir) as endpoint:
+        with open_redis(settings.redis, settings.data) as endpoint:
 
             async def run() -> T:
                 async with endpoint.client() as client:

@@ -17,7 +17,7 @@ from gateway.cli.keys import keys as keys_command
 from gateway.embedded_redis import EmbeddedRedis
 from gateway.errors import BadKeyRecord, InvalidKeyName, RedisUnavailable, UnknownKey
 from gateway.keys import SECRET, KeyStore, _id_of, _new_secret
-from gateway.limits import Limits
+from gateway.limits.types import Limits
 from gateway.redis_connection import connect
 
 
@@ -140,7 +140,7 @@ async def test_without_redis() -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    data_dir: Path
+    data: Path
     redis: str | None = None
 
 

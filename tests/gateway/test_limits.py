@@ -22,8 +22,8 @@ from redis.asyncio import Redis
 
 from gateway.embedded_redis import EmbeddedRedis
 from gateway.errors import LimitExceeded, LimitsUnavailable, RedisUnavailable
-from gateway.limits import Lease, Limiter, Limits, format_duration, rate_limit_headers
-from gateway.limits.types import retry_headers
+from gateway.limits.limiter import Lease, Limiter
+from gateway.limits.types import Limits, format_duration, rate_limit_headers, retry_headers
 from gateway.redis_connection import connect
 
 START = 1_800_000_000_000  # ms; any

@@ -1,0 +1,166 @@
+"""One choice on its way out: the engine's deltas in, what may leave out.
+
+Every channel has a screen of its own. A tool call leaves whole, once its verdict is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from filters.types import Context, Piece, Stage
+from gateway.logprobs import HeldLogprobs
+from model_runner.types import (
+    CONTENT,
+    Channel,
+    Delta,
+    FinishReason,
+    Generation,
+    TokenLogprob,
+    ToolHead,
+    Usage,
+)
+from policies.screen import StreamScreen
+from policies.types import Release, Verdict
+
+OpenScreen = Callable[[Stage, Context], StreamScreen]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What one choice sends: text of a channel, or, last of all, why it ended."""
+
+    index: int
+    channel: Channel = CONTENT
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    tool: ToolHead | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A channel: its screen, and what waits for its verdict."""
+
+    screen: StreamScreen
+    name_screen: StreamScreen | None = None
+    logprobs: HeldLogprobs = field(default_factory=HeldLogprobs)
+    tool: ToolHead | None = None
+    waiting: list[str] = field(default_factory=list)
+
+
+class Choice:
+    """Screens one generation. Iterate `events()` once; then read `verdicts` and `usage`."""
+
+    def __init__(
+        self, index: int, generation: Generation, open_screen: OpenScreen, context: Context
+    ) -> None:
+        self.index = index
+        self.verdicts: list[tuple[Stage, Verdict]] = []
+        self.usage: Usage | None = None
+        self.completion_tokens = 0
+        self.blocked = False
+        self.most_held = 0
+        self._generation = generation
+        self._open_screen = open_screen
+        self._context = context
+        self._streams: dict[Channel, _Stream] = {}
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Yield what may leave. Raises RunnerError if the engine fails."""
+        finish: FinishReason = "stop"
+        try:
+            async with aclosing(self._generation.deltas()) as deltas:  # type: ignore[type-var]
+                async for delta in deltas:
+                    self._count(delta)
+                    finish = delta.finish_reason or finish
+                    async for event in self._delta(delta):
+                        yield event
+                    if self.blocked:
+                        break
+            if not self.blocked:
+                async for event in self._ends():
+                    yield event
+            reason: FinishReason = "content_filter" if self.blocked else finish
+            yield Event(self.index, finish_reason=reason)
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel the generation and let go of the screens. Safe at any time, and again."""
+        await self._generation.close()
+        for stream in self._streams.values():
+            await stream.screen.aclose()
+
+    async def judge(self) -> None:
+        """Collect the verdicts of all channels; for after the events."""
+        for channel, stream in self._streams.items():
+            self.verdicts.append((_stage(channel), await stream.screen.verdict()))
+            if stream.name_screen is not None:
+                self.verdicts.append((_stage(channel), await stream.name_screen.verdict()))
+
+    def _count(self, delta: Delta) -> None:
+        self.completion_tokens += len(delta.token_ids) or len(delta.logprobs) or bool(delta.text)
+        if delta.usage is not None:
+            self.usage = delta.usage
+            self.completion_tokens = delta.usage.completion_tokens
+
+    async def _delta(self, delta: Delta) -> AsyncIterator[Event]:
+        if not (delta.text or delta.tool or delta.logprobs):
+            return
+        stream = self._stream(delta.channel)
+        if delta.tool is not None:
+            stream.tool = delta.tool
+        stream.logprobs.add(delta)
+        step = await stream.screen.push(Piece(delta.text, delta.signals))
+        self.most_held = max(self.most_held, stream.screen.held)
+        if event := self._event(delta.channel, stream, step.release):
+            yield event
+        self.blocked = step.then == "stop"
+
+    async def _ends(self) -> AsyncIterator[Event]:
+        """The tails: text first, then tool calls, each whole or not at all."""
+        ordered = sorted(self._streams.items(), key=lambda item: item[0].kind == "tool_call")
+        for channel, stream in ordered:
+            step = await stream.screen.push(Piece(""), final=True)
+            if event := self._event(channel, stream, step.release):
+                yield event
+            self.blocked = step.then == "stop" or not await self._name_passes(stream)
+            if self.blocked:
+                return
+            if channel.kind == "tool_call":
+                yield Event(self.index, channel, "".join(stream.waiting), tool=stream.tool)
+
+    def _event(self, channel: Channel, stream: _Stream, release: Release) -> Event | None:
+        logprobs = stream.logprobs.take(release)
+        if channel.kind == "tool_call":
+            stream.waiting.append(release.text)
+            return None
+        if not release.text and not logprobs:
+            return None
+        return Event(self.index, channel, release.text, logprobs)
+
+    async def _name_passes(self, stream: _Stream) -> bool:
+        """Screen the call's name, which the model writes too."""
+        if stream.tool is None:
+            return True
+        stream.name_screen = self._open_screen("tool_arguments", self._aside("tool_arguments"))
+        step = await stream.name_screen.push(Piece(stream.tool.name), final=True)
+        stream.tool = ToolHead(stream.tool.id, step.release.text)
+        await stream.name_screen.aclose()
+        return step.then != "stop"
+
+    def _stream(self, channel: Channel) -> _Stream:
+        if channel not in self._streams:
+            context = self._context if channel == CONTENT else self._aside(_stage(channel))
+            self._streams[channel] = _Stream(self._open_screen(_stage(channel), context))
+        return self._streams[channel]
+
+    def _aside(self, stage: Stage) -> Context:
+        """For all but the content: the judge's offsets, and what precedes, are the content's."""
+        return replace(self._context, stage=stage, preceding="", judge=None)
+
+
+def _stage(channel: Channel) -> Stage:
+    return "tool_arguments" if channel.kind == "tool_call" else "output"

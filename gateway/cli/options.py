@@ -1,0 +1,67 @@
+"""Settings as click options: one for each field, its help and default read from the field."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic_core import PydanticUndefined
+
+from gateway.errors import SettingsInvalid
+from gateway.settings import Settings, read_settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+#: Read if it is there and `--config` does not say otherwise.
+DEFAULT_FILE = Path("gardefou.toml")
+
+
+def settings_options(*names: str) -> Callable[[Command], Command]:
+    """Add `--config` and an option for each named field; all that flags can say, if none is."""
+    fields = {name: f for name, f in Settings.model_fields.items() if f.description}
+
+    def add(command: Command) -> Command:
+        for name in reversed(names or tuple(fields)):
+            field = fields[name]
+            shown = field.default
+            many = isinstance(shown, tuple)
+            told = None if shown is PydanticUndefined or shown is None else shown
+            default = " ".join(told) if isinstance(told, tuple) else told
+            text = field.description or ""
+            command = click.option(
+                f"--{name.replace('_', '-')}",
+                name,
+                envvar=f"GARDEFOU_{name.upper()}",
+                multiple=many,
+                default=None,
+                metavar=_metavar(name),
+                help=text if default is None else f"{text}  [default: {default}]",
+            )(command)
+        return click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            envvar="GARDEFOU_CONFIG",
+            help=f"TOML file with any of these.  [default: {DEFAULT_FILE}, if it is there]",
+        )(command)
+
+    return add
+
+
+def settings_from(config: Path | None, given: dict[str, Any]) -> Settings:
+    """The settings, or an error on the terminal and exit code 2."""
+    said = {name: value for name, value in given.items() if value not in (None, ())}
+    if config is None and DEFAULT_FILE.exists():
+        config = DEFAULT_FILE
+    try:
+        return read_settings(said, config)
+    except SettingsInvalid as error:
+        click.echo(f"gardefou: {error}", err=True)
+        sys.exit(2)
+
+
+def _metavar(name: str) -> str:
+    numbers = {"port", "max_tokens", "queue"}
+    return "N" if name in numbers or name.endswith(("_minute", "_hour", "_streams")) else "TEXT"

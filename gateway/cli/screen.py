@@ -1,0 +1,102 @@
+"""`gardefou screen`: texts in, verdicts out, by the same chain that serves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import click
+
+from filters.types import Stage
+from policies.errors import PolicyInvalid
+from policies.examples import screened
+from policies.loader import load
+from policies.plan import Policy
+from policies.types import Verdict
+
+STAGES: dict[str, Stage] = {"input": "input", "output": "output", "tools": "tool_arguments"}
+
+
+@click.command()
+@click.option("--policy", "source", default="default", show_default=True, help="File or name.")
+@click.option("--stage", type=click.Choice(list(STAGES)), default="input", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "lines"]),
+    default="jsonl",
+    show_default=True,
+    help='jsonl: {"text": …} a line. lines: a text a line.',
+)
+@click.argument("file", type=click.File(encoding="utf-8"), default="-")
+def screen(source: str, stage: str, form: str, file: TextIO) -> None:
+    """Screen the texts in FILE (default: standard input); write a JSON verdict for each line.
+
+    \b
+    action    allow, flag, redact or block: the strongest of the rules that answered
+    text      as released
+    findings  what rules answered, with [start, end) in the text
+    scores    the maximum per category, 0 to 1, before thresholds
+
+    A line that is no text is an error that names the line; the others are still screened, and the
+    exit code is 1.
+    """
+    try:
+        policy = load(source).policy
+    except PolicyInvalid as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    sys.exit(asyncio.run(_screen(policy, STAGES[stage], _texts(file, form), file.name)))
+
+
+async def _screen(
+    policy: Policy, stage: Stage, texts: Iterator[tuple[int, str | None]], name: str
+) -> int:
+    wrong = 0
+    for number, text in texts:
+        if text is None:
+            wrong = 1
+            click.echo(f'{name}:{number}: expected a JSON object with a "text"', err=True)
+            continue
+        click.echo(json.dumps(_shown(await screened(policy, stage, text)), ensure_ascii=False))
+    return wrong
+
+
+def _texts(file: TextIO, form: str) -> Iterator[tuple[int, str | None]]:
+    """Line numbers with their texts; None for a line that holds none."""
+    for number, line in enumerate(file, 1):
+        line = line.rstrip("\r\n")
+        if form == "lines":
+            yield number, line
+        elif line.strip():
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError):
+                text = None
+            yield number, text if isinstance(text, str) else None
+
+
+def _shown(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "action": verdict.action.word,
+        "text": verdict.text,
+        "findings": [
+            {
+                "filter": hit.finding.filter,
+                "category": hit.finding.category,
+                "start": hit.finding.span.start,
+                "end": hit.finding.span.end,
+                "score": hit.finding.score,
+                "rule": hit.rule,
+                "action": hit.action.word,
+            }
+            for hit in verdict.hits
+        ],
+        "scores": verdict.scores,
+        "rule": verdict.rule,
+        "faults": [{"filter": f.filter, "reason": f.reason} for f in verdict.faults],
+        "policy_version": verdict.policy_version,
+    }

@@ -1,0 +1,108 @@
+"""The neutral conversation: every text of a request that reaches the model, each with its place.
+
+Dialects map to `GenerateRequest`; this module lists the texts in it and puts screened ones back, so
+that what is screened and what the model reads cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from filters.types import Stage, Turn
+from model_runner.types import GenerateRequest, Message, Tool, ToolCall
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One text of a request. `path`: where it stands, by OpenAI's names."""
+
+    path: Place
+    role: str
+    stage: Stage
+    text: str
+
+
+def parts(request: GenerateRequest) -> Iterator[Part]:
+    """Every text of `request` that reaches the model."""
+    if request.prompt is not None:
+        yield Part(("prompt",), "user", "input", request.prompt)
+    for number, message in enumerate(request.messages or ()):
+        here: Place = ("messages", number)
+        stage: Stage = "tool_result" if message.role == "tool" else "input"
+        yield Part((*here, "content"), message.role, stage, message.content)
+        if message.name:
+            yield Part((*here, "name"), message.role, "input", message.name)
+        for index, call in enumerate(message.tool_calls):
+            there = (*here, "tool_calls", index, "function")
+            yield Part((*there, "name"), message.role, "input", call.name)
+            yield Part((*there, "arguments"), message.role, "input", call.arguments)
+    for number, tool in enumerate(request.tools):
+        there = ("tools", number, "function")
+        yield Part((*there, "name"), "developer", "input", tool.name)
+        if tool.description:
+            yield Part((*there, "description"), "developer", "input", tool.description)
+        if tool.parameters:
+            schema = json.dumps(tool.parameters, ensure_ascii=False)
+            yield Part((*there, "parameters"), "developer", "input", schema)
+    for number, stop in enumerate(request.sampling.stop):
+        yield Part(("stop", number), "user", "input", stop)
+
+
+def with_texts(request: GenerateRequest, texts: Mapping[Place, str]) -> GenerateRequest:
+    """`request` with texts of `parts` replaced.
+
+    Raises ValueError if a tool's schema is no longer JSON.
+    """
+    if not texts:
+        return request
+
+    def message(number: int, old: Message) -> Message:
+        here: Place = ("messages", number)
+        calls = tuple(
+            ToolCall(
+                call.id,
+                texts.get((*here, "tool_calls", i, "function", "name"), call.name),
+                texts.get((*here, "tool_calls", i, "function", "arguments"), call.arguments),
+            )
+            for i, call in enumerate(old.tool_calls)
+        )
+        content = texts.get((*here, "content"), old.content)
+        name = texts.get((*here, "name"), old.name) if old.name else old.name
+        return replace(old, content=content, name=name, tool_calls=calls)
+
+    def tool(number: int, old: Tool) -> Tool:
+        here: Place = ("tools", number, "function")
+        schema = texts.get((*here, "parameters"))
+        return replace(
+            old,
+            name=texts.get((*here, "name"), old.name),
+            description=texts.get((*here, "description"), old.description or "") or None,
+            parameters=json.loads(schema) if schema is not None else old.parameters,
+        )
+
+    stop = tuple(texts.get(("stop", n), s) for n, s in enumerate(request.sampling.stop))
+    messages = request.messages
+    if messages is not None:
+        messages = tuple(message(n, old) for n, old in enumerate(messages))
+    return replace(
+        request,
+        messages=messages,
+        prompt=texts.get(("prompt",), request.prompt or "") if request.prompt else request.prompt,
+        tools=tuple(tool(n, old) for n, old in enumerate(request.tools)),
+        sampling=replace(request.sampling, stop=stop),
+    )
+
+
+def turns(request: GenerateRequest) -> tuple[Turn, ...]:
+    """The conversation as plain turns, oldest first."""
+    return tuple(Turn(m.role, m.content) for m in request.messages or ())
+
+
+def preceding(request: GenerateRequest) -> str:
+    """The text that the answer continues: a last message of the assistant's own."""
+    last = request.messages[-1] if request.messages else None
+    return last.content if last is not None and last.role == "assistant" else ""

@@ -1,0 +1,244 @@
+"""One request's life, between the wire and the engine:
+
+1. count its tokens and take a lease on the key's limits;
+2. screen every text in it: blocked, and the model is never called; redacted, and the model reads
+   the redacted text;
+3. open the engine: one generation for each choice;
+4. screen each choice as it is written, and hand on what may leave;
+5. settle the lease and count what happened, however it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from time import perf_counter
+
+from filters.types import Context, Piece, Stage, Turn
+from gateway.caller import Caller
+from gateway.choice import Choice, Event
+from gateway.conversation import Part, Place, parts, preceding, turns, with_texts
+from gateway.errors import LimitExceeded, LimitsUnavailable, PromptBlocked
+from gateway.limits.limiter import Lease, Limiter
+from gateway.limits.types import Limits
+from gateway.metrics import Metrics
+from gateway.policy_store import PolicyStore
+from model_runner.types import GenerateRequest, ModelRunner, Usage
+from policies.plan import Policy
+from policies.screen import Budget, StreamScreen
+from policies.types import Action, Verdict
+
+#: Events of one choice that wait for a slow reader before its engine does.
+QUEUE = 32
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a request needs; one per process."""
+
+    runner: ModelRunner
+    policies: PolicyStore
+    limiter: Limiter
+    metrics: Metrics
+    budget: Budget
+    max_tokens: int  # of an answer, where the request does not say
+    refuse_without_limits: bool = True
+
+
+class Exchange:
+    """One request being served. Use `Exchange.open`, iterate `events()`, then `aclose()`."""
+
+    def __init__(self, services: Services, policy: Policy, request: GenerateRequest) -> None:
+        self.request = request
+        self.policy = policy
+        self.prompt_verdicts: list[tuple[Part, Verdict]] = []
+        self.choices: list[Choice] = []
+        self.headers: dict[str, str] = {}
+        self._services = services
+        self._began = perf_counter()
+        self._prompt_tokens = 0
+        self._lease: Lease | None = None
+        self._beat: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._blocked_prompt = False
+        services.metrics.running.inc()
+
+    @classmethod
+    async def open(cls, services: Services, caller: Caller, request: GenerateRequest) -> Exchange:
+        """Steps 1 to 3. Raises PromptBlocked, LimitExceeded, RunnerError and others."""
+        exchange = cls(services, services.policies.get(caller.policy), request)
+        try:
+            await exchange._admit(caller)
+            await exchange._screen_prompt()
+            await exchange._start()
+        except BaseException:
+            await exchange.aclose()
+            raise
+        return exchange
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Step 4: what may leave, of all choices as it comes. Raises RunnerError."""
+        queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(QUEUE)
+        tasks = [asyncio.create_task(_pump(choice, queue)) for choice in self.choices]
+        try:
+            running = len(tasks)
+            while running:
+                item = await queue.get()
+                if item is None:
+                    running -= 1
+                elif isinstance(item, BaseException):
+                    raise item
+                else:
+                    self._mark_first(item)
+                    yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def usage(self) -> Usage:
+        """Of the whole request. Exact where the engine says, else counted."""
+        told = [choice.usage.prompt_tokens for choice in self.choices if choice.usage]
+        return Usage(
+            prompt_tokens=max(told, default=self._prompt_tokens),
+            completion_tokens=sum(choice.completion_tokens for choice in self.choices),
+        )
+
+    async def judge(self) -> None:
+        """Collect the verdicts of all choices, for those who report them and for the metrics."""
+        for choice in self.choices:
+            if not choice.verdicts:
+                await choice.judge()
+
+    async def aclose(self) -> None:
+        """Step 5. Cancels what still runs. Safe at any time, and again.
+
+        Runs to its end even if the caller is cancelled, as it is when its client goes away.
+        """
+        self._closing = self._closing or asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        metrics = self._services.metrics
+        metrics.running.dec()
+        if self._beat is not None:
+            self._beat.cancel()
+        for choice in self.choices:
+            await choice.aclose()
+        await self.judge()
+        for choice in self.choices:
+            metrics.held.observe(choice.most_held)
+            for stage, verdict in choice.verdicts:
+                self._count(stage, verdict)
+        used = self.usage if self.choices else Usage(0, 0)
+        metrics.tokens.labels("input").inc(used.prompt_tokens)
+        metrics.tokens.labels("output").inc(used.completion_tokens)
+        if self._lease is not None:
+            blocked = self._blocked_prompt or any(choice.blocked for choice in self.choices)
+            total = used.prompt_tokens + used.completion_tokens
+            # Never settled, a lease ends by itself; nobody's answer fails for that.
+            with suppress(LimitsUnavailable):
+                await self._lease.settle(tokens_used=total, blocked=blocked)
+
+    async def _admit(self, caller: Caller) -> None:
+        services, request = self._services, self.request
+        self._prompt_tokens = services.runner.count(request)
+        sampling = request.sampling
+        if sampling.max_tokens is None:
+            # Without a bound nothing could be reserved, and one request could use up the limit.
+            context = services.runner.info.context
+            room = services.max_tokens
+            if context is not None:
+                room = max(1, min(room, context - self._prompt_tokens))
+            sampling = replace(sampling, max_tokens=room)
+            self.request = replace(request, sampling=sampling)
+        most = self._prompt_tokens + (sampling.max_tokens or 0) * sampling.n
+        try:
+            self._lease = await services.limiter.admit(caller.id, caller.limits, tokens=most)
+        except LimitExceeded as error:
+            services.metrics.refusals.labels(error.kind).inc()
+            raise
+        except LimitsUnavailable:
+            if services.refuse_without_limits:
+                raise
+            self._lease = await services.limiter.admit(caller.id, Limits(), tokens=most)
+        self.headers = self._lease.headers
+        self._beat = asyncio.create_task(self._lease.keep_alive())
+
+    async def _screen_prompt(self) -> None:
+        said = turns(self.request)
+        listed = list(parts(self.request))
+        verdicts = await asyncio.gather(*(self._screen_part(p, said) for p in listed))
+        self.prompt_verdicts = list(zip(listed, verdicts, strict=True))
+        texts: dict[Place, str] = {}
+        for part, verdict in self.prompt_verdicts:
+            if verdict.action is Action.BLOCK:
+                self._blocked_prompt = True
+                rule = self.policy.rule(verdict.rule or "")
+                raise PromptBlocked(part.path, verdict, rule.say if rule else {})
+            if verdict.text != part.text:
+                texts[part.path] = verdict.text
+        try:
+            self.request = with_texts(self.request, texts)
+        except ValueError as error:
+            # A redaction broke a tool's schema: it cannot be sent, redacted or not.
+            self._blocked_prompt = True
+            path, verdict = next((p.path, v) for p, v in self.prompt_verdicts if v.hits)
+            raise PromptBlocked(path, verdict, {}) from error
+
+    async def _screen_part(self, part: Part, said: tuple[Turn, ...]) -> Verdict:
+        context = Context(part.stage, part.role, conversation=said)
+        screen = self._screen(part.stage, context)
+        try:
+            await screen.push(Piece(part.text), final=True)
+            verdict = await screen.verdict()
+        finally:
+            await screen.aclose()
+        self._count(part.stage, verdict)
+        return verdict
+
+    async def _start(self) -> None:
+        generations = await self._services.runner.open(self.request)
+        said, before = turns(self.request), preceding(self.request)
+        scores = self._services.runner.capabilities.score
+        for index, generation in enumerate(generations):
+            context = Context(
+                "output",
+                "assistant",
+                conversation=said,
+                preceding=before,
+                judge=generation if scores else None,
+            )
+            self.choices.append(Choice(index, generation, self._screen, context))
+
+    def _screen(self, stage: Stage, context: Context) -> StreamScreen:
+        return StreamScreen(
+            self.policy.plan(stage, role=context.role),
+            context,
+            budget=self._services.budget,
+            report=partial(self._services.metrics.verdict, self.policy.name, "monitor", stage),
+        )
+
+    def _count(self, stage: Stage, verdict: Verdict) -> None:
+        if self.policy.mode == "enforce":  # what monitors see is reported when they are done
+            self._services.metrics.verdict(self.policy.name, "enforce", stage, verdict)
+
+    def _mark_first(self, event: Event) -> None:
+        if event.text and self._began:
+            self._services.metrics.first_token.observe(perf_counter() - self._began)
+            self._began = 0.0
+
+
+async def _pump(choice: Choice, queue: asyncio.Queue[Event | BaseException | None]) -> None:
+    """Put one choice's events in the queue, then None; or what it raised."""
+    try:
+        async with aclosing(choice.events()) as events:
+            async for event in events:
+                await queue.put(event)
+        await queue.put(None)
+    except Exception as error:  # noqa: BLE001  (handed on, not handled)
+        await queue.put(error)

@@ -1,0 +1,38 @@
+"""What an app may know of a verdict: categories and severity bands. Scores would be an oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from policies.types import Action, Verdict
+
+Severity = Literal["safe", "low", "medium", "high"]
+
+
+def severity(score: float) -> Severity:
+    """The band of a score, 0 to 1."""
+    if score < 0.25:
+        return "safe"
+    if score < 0.5:
+        return "low"
+    return "medium" if score < 0.75 else "high"
+
+
+def filter_results(verdicts: Iterable[Verdict]) -> dict[str, dict[str, object]]:
+    """Azure's `content_filter_results`: for each category that a rule answered, what came of it.
+
+    filtered: whether text was cut for it. Categories that nothing answered are left out.
+    """
+    results: dict[str, dict[str, object]] = {}
+    worst: dict[str, float] = {}
+    for verdict in verdicts:
+        for hit in verdict.hits:
+            category = hit.finding.category
+            worst[category] = max(worst.get(category, 0.0), hit.finding.score)
+            before = results.get(category, {"filtered": False})
+            results[category] = {
+                "filtered": bool(before["filtered"]) or hit.action >= Action.REDACT,
+                "severity": severity(worst[category]),
+            }
+    return results

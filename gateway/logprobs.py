@@ -1,0 +1,40 @@
+"""Holds log probabilities back until the text that they belong to is out, whole and unchanged."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from model_runner.types import Delta, TokenLogprob
+from policies.types import Release
+
+
+class HeldLogprobs:
+    """The log probabilities of one channel, in units that have text of their own.
+
+    A token that ends in the middle of a code point leaves with the token that completes it.
+    """
+
+    def __init__(self) -> None:
+        self._units: deque[tuple[int, int, list[TokenLogprob]]] = deque()
+        self._open: list[TokenLogprob] = []
+        self._end = 0  # where the last unit ended
+        self._cut = 0  # where the last placeholder's original text ended
+
+    def add(self, delta: Delta) -> None:
+        for token, end in zip(delta.logprobs, delta.token_ends, strict=True):
+            self._open.append(token)
+            if end > self._end:
+                self._units.append((self._end, end, self._open))
+                self._open, self._end = [], end
+
+    def take(self, release: Release) -> tuple[TokenLogprob, ...]:
+        """Those whose text has left by now; those that a placeholder touches are dropped."""
+        out: list[TokenLogprob] = []
+        cuts = list(release.cuts)
+        while self._units and self._units[0][1] <= release.end:
+            start, end, tokens = self._units.popleft()
+            if start >= self._cut and not any(c.start < end and start < c.end for c in cuts):
+                out += tokens
+        if cuts:
+            self._cut = cuts[-1].end
+        return tuple(out)

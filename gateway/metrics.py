@@ -1,0 +1,97 @@
+"""What operators see. No user, key or text is ever a label.
+
+Names follow OpenTelemetry's semantic conventions for generative AI where there are any
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/), as Prometheus writes them.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from filters.types import Stage
+from policies.types import Verdict
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_FILTER_SECONDS = (1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1, 5)
+
+
+class Metrics:
+    """The metrics of one gateway, in a registry of their own."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From the request's arrival to the last byte of its answer.",
+            ["operation", "status"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From the request's arrival to the first text that left.",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.tokens = Counter(
+            "gardefou_tokens", "Tokens read (input) and written (output).", ["type"], registry=r
+        )
+        self.decisions = Counter(
+            "gardefou_decisions",
+            "Findings that a rule answered. In monitor mode, what would have been done.",
+            ["policy", "mode", "stage", "filter", "category", "action"],
+            registry=r,
+        )
+        self.verdicts = Counter(
+            "gardefou_verdicts",
+            "Texts screened, by the strongest action.",
+            ["policy", "mode", "stage", "action"],
+            registry=r,
+        )
+        self.faults = Counter(
+            "gardefou_filter_faults",
+            "Filters that failed, timed out or answered nonsense, by what was done about it.",
+            ["filter", "on_error"],
+            registry=r,
+        )
+        self.filter_seconds = Histogram(
+            "gardefou_filter_seconds",
+            "Time spent in a filter on one text.",
+            ["filter", "stage"],
+            buckets=_FILTER_SECONDS,
+            registry=r,
+        )
+        self.held = Histogram(
+            "gardefou_held_characters",
+            "The most characters that one choice held back at a time.",
+            buckets=(0, 5, 10, 20, 40, 80, 160, 400, 1000, 4096),
+            registry=r,
+        )
+        self.refusals = Counter(
+            "gardefou_limit_refusals", "Requests refused by a limit.", ["limit"], registry=r
+        )
+        self.running = Gauge("gardefou_running_requests", "Requests being served.", registry=r)
+        self.policy_loads = Counter(
+            "gardefou_policy_loads", "Policies loaded, and loads refused.", ["outcome"], registry=r
+        )
+        self.ready = Gauge("gardefou_ready", "1 if requests can be served.", registry=r)
+
+    def verdict(self, policy: str, mode: str, stage: Stage, verdict: Verdict) -> None:
+        """Count one text's verdict."""
+        self.verdicts.labels(policy, mode, stage, verdict.action.word).inc()
+        for hit in verdict.hits:
+            found = hit.finding
+            self.decisions.labels(
+                policy, mode, stage, found.filter, found.category, hit.action.word
+            ).inc()
+        for fault in verdict.faults:
+            self.faults.labels(fault.filter, fault.on_error).inc()
+        for name, seconds in verdict.timings.items():
+            self.filter_seconds.labels(name, stage).observe(seconds)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,100 @@
+"""The policies in force. An edit is taken up by itself; one that does not load changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from filters.registry import Resources
+from gateway.errors import UnknownPolicy
+from gateway.metrics import Metrics
+from policies.errors import PolicyInvalid
+from policies.loader import library, load
+from policies.plan import Policy
+
+log = logging.getLogger("gardefou.policies")
+
+
+class PolicyStore:
+    """Policies by name; the first of `sources` is the default one.
+
+    sources: files, or names of shipped policies. All must load. Raises PolicyInvalid.
+    """
+
+    def __init__(self, sources: Sequence[str], resources: Resources, metrics: Metrics) -> None:
+        self._resources = resources
+        self._metrics = metrics
+        self._sources = list(sources)
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._loaded: dict[str, Policy] = {}
+        for source in sources:
+            self._seen[source] = _stamp(source)
+            self._loaded[source] = self._load(source)
+
+    @property
+    def default(self) -> Policy:
+        return self._loaded[self._sources[0]]
+
+    def by_source(self, source: str) -> Policy:
+        """The policy in force of one of `sources`."""
+        return self._loaded[source]
+
+    def names(self) -> Mapping[str, Policy]:
+        return {policy.name: policy for policy in reversed(self._loaded.values())}
+
+    def get(self, name: str | None) -> Policy:
+        """The policy of that name; the default one for None.
+
+        Raises UnknownPolicy: a key's policy that is gone must not become a laxer one.
+        """
+        if name is None:
+            return self.default
+        try:
+            return self.names()[name]
+        except KeyError:
+            raise UnknownPolicy(f"no policy {name!r} is loaded") from None
+
+    def refresh(self) -> None:
+        """Load again what has changed on disk; keep the last good one of what does not load."""
+        for source in self._sources:
+            stamp = _stamp(source)
+            if stamp == self._seen[source]:
+                continue
+            self._seen[source] = stamp
+            try:
+                policy = self._load(source)
+            except PolicyInvalid as error:
+                version = self._loaded[source].version
+                # One readable message, as an editor would want it; no trace.
+                log.error(  # noqa: TRY400
+                    "policy not loaded, version %s stays in force:\n%s", version, error
+                )
+                continue
+            self._loaded[source] = policy
+            log.info("policy %s loaded, version %s", policy.name, policy.version)
+
+    async def watch(self, seconds: float = 1.0) -> None:
+        """Refresh for ever."""
+        while True:
+            await asyncio.sleep(seconds)
+            self.refresh()
+
+    def _load(self, source: str) -> Policy:
+        try:
+            policy = load(source, self._resources).policy
+        except PolicyInvalid:
+            self._metrics.policy_loads.labels("refused").inc()
+            raise
+        self._metrics.policy_loads.labels("loaded").inc()
+        return policy
+
+
+def _stamp(source: str) -> tuple[int, int]:
+    """Changes when the file does. (0, 0): it is not there."""
+    try:
+        stat = library().get(source, Path(source)).stat()
+    except OSError:
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,169 @@
+"""Puts the parts together, from settings to a server that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib import import_module
+from pathlib import Path
+
+import uvicorn
+
+import model_runner
+from filters.classifier import Scorer
+from filters.registry import Resources
+from gateway.app import Doors, create_app
+from gateway.caller import Gate, is_loopback
+from gateway.errors import RedisUnavailable, SettingsInvalid
+from gateway.exchange import Services
+from gateway.keys import KeyStore
+from gateway.limits.limiter import Limiter
+from gateway.metrics import Metrics
+from gateway.policy_store import PolicyStore
+from gateway.redis_connection import RedisEndpoint
+from gateway.settings import Settings
+from model_runner.registry import backend
+from model_runner.types import ModelRunner
+from policies.screen import Budget
+
+log = logging.getLogger("gardefou")
+
+DEMO = Path(model_runner.__file__).parent / "demo"
+Say = Callable[[str], None]
+
+
+def make_runner(settings: Settings, say: Say) -> ModelRunner:
+    """The engine that the settings ask for. Raises SettingsInvalid."""
+    if settings.upstream is not None:
+        return backend("openai")(
+            settings.upstream,
+            settings.upstream_model,
+            settings.upstream_key,
+            dialect=settings.upstream_dialect,
+            cache_salt=settings.upstream_dialect == "vllm",
+        )
+    try:
+        runner = backend("transformers")
+    except ImportError as error:
+        raise SettingsInvalid(
+            f"running a model here needs `pip install 'gardefou[local]'` ({error}); "
+            "or give `--upstream`"
+        ) from error
+    name = settings.name or ("gardefou-demo" if settings.model is None else settings.model)
+    return runner(
+        settings.model or str(DEMO),
+        name=name,
+        device=settings.device,
+        dtype=settings.dtype,
+        queue=settings.queue,
+        progress=say,
+    )
+
+
+def make_resources(settings: Settings, *, judge: bool) -> Resources:
+    """What filters may be handed. Raises FilterConfigError."""
+    classifiers: dict[str, Scorer] = {}
+    if settings.classifiers:
+        made = import_module("filters.sequence_classifier").SequenceClassifier
+        for name, one in settings.classifiers.items():
+            classifiers[name] = made(
+                one.model, one.labels, activation=one.activation, device=one.device
+            )
+    return Resources(classifiers=classifiers, judge=judge)
+
+
+async def serve(settings: Settings, redis: RedisEndpoint, say: Say, *, check: bool = False) -> None:
+    """Serve until a signal comes; with `check`, only make sure that it could.
+
+    Raises SettingsInvalid, PolicyInvalid, FilterConfigError, RunnerError, RedisUnavailable.
+    """
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(redis.client())
+        keys = KeyStore(client)
+        keyless = await keys.empty()
+        if keyless and not is_loopback(settings.host):
+            raise SettingsInvalid(
+                f"--host {settings.host} is open to other machines, and there are no keys: "
+                "make one first, with `gardefou keys add NAME`"
+            )
+        metrics = Metrics()
+        runner = make_runner(settings, say)
+        resources = make_resources(settings, judge=runner.capabilities.score)
+        policies = PolicyStore(settings.policy, resources, metrics)
+        for source in settings.policy:
+            policy = policies.by_source(source)
+            say(f"policy {policy.name}, version {policy.version} ({policy.mode}): {policy.source}")
+        sock = None if check else _bind(settings)
+        stack.push_async_callback(runner.close)
+        await runner.start()
+        if check:
+            say("all is well")
+            return
+        assert sock is not None  # noqa: S101
+        services = Services(
+            runner=runner,
+            policies=policies,
+            limiter=Limiter(client),
+            metrics=metrics,
+            budget=Budget(),
+            max_tokens=settings.max_tokens,
+            refuse_without_limits=settings.limits_on_error == "refuse",
+        )
+        gate = Gate(keys, settings.limits, trust_memory=settings.limits_on_error == "allow")
+        app = create_app(Doors(services, gate, client))
+        for task in (policies.watch(), _keep_redis(redis)):
+            stack.callback(asyncio.create_task(task).cancel)
+        _greet(sock, runner.info.id, keyless, say)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=10,
+        )
+        await uvicorn.Server(config).serve(sockets=[sock])
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """The listening socket, taken before anything slow is done."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host.strip("[]"), settings.port))
+    except OSError as error:
+        sock.close()
+        where = f"{settings.host}:{settings.port}"
+        raise SettingsInvalid(f"--port: cannot listen on {where}: {error.strerror}") from error
+    return sock
+
+
+async def _keep_redis(endpoint: RedisEndpoint, seconds: float = 1.0) -> None:
+    """Bring the embedded Redis back if it dies. On the main thread, as its tether asks."""
+    while endpoint.embedded is not None:
+        await asyncio.sleep(seconds)
+        if endpoint.embedded.alive:
+            continue
+        log.error("the embedded Redis is gone; starting it again")
+        try:
+            endpoint.embedded.start()
+        except RedisUnavailable as error:
+            log.error("it does not start: %s", error)  # noqa: TRY400  (one line, no trace)
+
+
+def _greet(sock: socket.socket, model: str, keyless: bool, say: Say) -> None:
+    host, port = sock.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if keyless:
+        say("no keys: serving this machine only, without asking who calls (`gardefou keys add`)")
+    key = "" if keyless else ' -H "authorization: Bearer $GARDEFOU_KEY"'
+    say(f"serving {model} on {url}/v1    metrics: {url}/metrics")
+    say(
+        f"try: curl {url}/v1/chat/completions{key} -H 'content-type: application/json' -d "
+        f'\'{{"model": "{model}", "messages": [{{"role": "user", "content": '
+        '"Translate to French: Good morning."}]}\''
+    )

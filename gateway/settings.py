@@ -1,0 +1,147 @@
+"""All settings, in one frozen object: flags, then `GARDEFOU_*`, then one TOML file, then defaults.
+
+Fields are the flags: `--max-tokens`, `GARDEFOU_MAX_TOKENS`, `max-tokens = 512` in the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gateway.errors import SettingsInvalid
+from gateway.limits.types import Limits
+
+
+def _field(default: Any, help_: str) -> Any:
+    return Field(default=default, description=help_)
+
+
+class ClassifierSettings(BaseModel):
+    """A text classifier that policies may name: `[classifiers.NAME]` in the file.
+
+    model: hub id or folder of a sequence classifier. labels: its labels -> our categories; labels
+    left out are not reported. activation: how logits become scores.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    labels: dict[str, str]
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    device: str | None = None
+
+
+class Settings(BaseModel):
+    """What `gardefou serve` runs with."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=lambda n: n.replace("_", "-"),
+        populate_by_name=True,
+    )
+
+    model: str | None = _field(
+        None, "Model to run here: a hub id or a folder. Default: the built-in demo model."
+    )
+    upstream: str | None = _field(
+        None,
+        "Run no model here: the address of an OpenAI-compatible engine, as http://host:8000/v1.",
+    )
+    upstream_model: str | None = _field(
+        None, "The model's name there. Default: the first it lists."
+    )
+    upstream_key: str | None = _field(None, "The key to send there.")
+    upstream_dialect: Literal["openai", "vllm"] = _field(
+        "openai", "vllm: also send vLLM's own fields (a cache salt for each tenant)."
+    )
+    name: str | None = _field(None, "The name clients use for the model. Default: the model's own.")
+    device: str | None = _field(None, "cuda, cuda:1, mps or cpu. Default: the best that is there.")
+    dtype: str | None = _field(None, "bfloat16, float16 or float32. Default: what fits the device.")
+    policy: tuple[str, ...] = _field(
+        ("default",),
+        "Policy file, or the name of a shipped one (default, strict). The first is for all keys"
+        " that name none; repeat the flag for more. Edits are taken up by themselves.",
+    )
+    host: str = _field("127.0.0.1", "Address to listen on. Beyond this machine, keys are required.")
+    port: int = _field(8080, "Port to listen on.")
+    redis: str | None = _field(
+        None, "Your Redis, as redis://host:6379/0. Default: an embedded one of our own."
+    )
+    data: Path = _field(user_data_path("gardefou"), "Folder for what the embedded Redis keeps.")
+    max_tokens: int = _field(512, "Tokens of an answer at most, where the request does not say.")
+    queue: int = _field(64, "Requests that may wait for the model; more are refused with 503.")
+    limits_on_error: Literal["refuse", "allow"] = _field(
+        "refuse", "What happens to requests while Redis is away."
+    )
+    requests_per_minute: int | None = _field(None, "Limit for callers without a key.")
+    tokens_per_minute: int | None = _field(None, "Limit for callers without a key.")
+    concurrent_streams: int | None = _field(None, "Limit for callers without a key.")
+    blocks_per_hour: int | None = _field(None, "Limit for callers without a key.")
+    log_level: Literal["debug", "info", "warning", "error"] = _field("info", "How much to log.")
+    # Only in the file: tables do not fit a flag.
+    classifiers: dict[str, ClassifierSettings] = Field(default_factory=dict)
+
+    @field_validator("port")
+    @classmethod
+    def _port(cls, value: int) -> int:
+        if not 0 <= value <= 65535:
+            raise ValueError("a port is a number from 0 to 65535")
+        return value
+
+    @field_validator("upstream")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("an address begins with http:// or https://")
+        return value
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Settings:
+        if self.model is not None and self.upstream is not None:
+            raise ValueError("give either `model` or `upstream`, not both")
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """Of callers without a key."""
+        return Limits(
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            concurrent_streams=self.concurrent_streams,
+            blocks_per_hour=self.blocks_per_hour,
+        )
+
+
+def read_settings(given: Mapping[str, Any], file: Path | None) -> Settings:
+    """Settings from flags and environment (`given`) over the file. Raises SettingsInvalid."""
+    said: dict[str, Any] = {}
+    if file is not None:
+        try:
+            said = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsInvalid(f"{file}: {error}") from error
+    said = {key.replace("_", "-"): value for key, value in said.items()}
+    flags = {key.replace("_", "-"): value for key, value in given.items()}
+    try:
+        return Settings.model_validate(said | flags)
+    except ValidationError as error:
+        raise SettingsInvalid(
+            "\n".join(_explained(e, flags, file) for e in error.errors())
+        ) from error
+
+
+def _explained(error: Any, flags: Mapping[str, Any], file: Path | None) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not name:
+        return message
+    where = f"--{name}" if name in flags or file is None else f"{file}: {name}"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown setting"
+    return f"{where}: {message} (given: {error['input']!r})"

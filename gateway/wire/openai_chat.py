@@ -1,0 +1,322 @@
+"""OpenAI's Chat Completions: `POST /v1/chat/completions`, streamed and not.
+
+Unknown fields are refused by name; a field that is accepted is either sent to the model, and then
+screened, or has no effect and says so here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from secrets import token_hex
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from gateway.choice import Event
+from gateway.exchange import Exchange
+from gateway.filter_results import filter_results
+from model_runner.types import (
+    GenerateRequest,
+    Message,
+    Role,
+    Sampling,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    Usage,
+)
+
+Json = dict[str, Any]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextPart(_Strict):
+    type: Literal["text"]
+    text: str
+
+
+class FunctionCall(_Strict):
+    name: str
+    arguments: str
+
+
+class ToolCallParam(_Strict):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class MessageParam(_Strict):
+    role: Role
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCallParam] | None = None
+    tool_call_id: str | None = None
+    # What clients send back of an earlier answer. A refusal is read as the message's text.
+    refusal: str | None = None
+    annotations: list[Any] | None = Field(default=None, max_length=0)
+
+    def neutral(self) -> Message:
+        content = self.content
+        if isinstance(content, list):
+            # The model reads the parts as one text, so that is what is screened.
+            content = "".join(part.text for part in content)
+        return Message(
+            role=self.role,
+            content=content or self.refusal or "",
+            name=self.name,
+            tool_calls=tuple(
+                ToolCall(c.id, c.function.name, c.function.arguments) for c in self.tool_calls or ()
+            ),
+            tool_call_id=self.tool_call_id,
+        )
+
+
+class FunctionParam(_Strict):
+    name: str
+    description: str | None = None
+    parameters: Json | None = None
+    strict: bool | None = None
+
+
+class ToolParam(_Strict):
+    type: Literal["function"]
+    function: FunctionParam
+
+
+class StreamOptions(_Strict):
+    include_usage: bool = False
+    # Padding against guesses from frame sizes; we send none.
+    include_obfuscation: Literal[False] = False
+
+
+class ResponseFormat(_Strict):
+    type: Literal["text"]
+
+
+class ChatRequest(_Strict):
+    """The request's body."""
+
+    model: str
+    messages: Annotated[list[MessageParam], Field(min_length=1)]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    tools: list[ToolParam] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Json | None = None
+    # Accepted for clients that send them always; without effect.
+    user: str | None = None
+    response_format: ResponseFormat | None = None
+    store: Literal[False] | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _few_stops(cls, value: str | list[str] | None) -> str | list[str] | None:
+        stops = [value] if isinstance(value, str) else value or []
+        if len(stops) > 4 or not all(stops):
+            raise ValueError("up to 4 texts, none of them empty")
+        return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("needs `logprobs: true`")
+        return value
+
+    def neutral(self, tenant: str) -> GenerateRequest:
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        tools = tuple(
+            Tool(t.function.name, t.function.description, t.function.parameters, t.function.strict)
+            for t in self.tools or ()
+        )
+        return GenerateRequest(
+            messages=tuple(message.neutral() for message in self.messages),
+            tools=tools,
+            tool_choice=self.tool_choice,
+            sampling=Sampling(
+                max_tokens=self.max_completion_tokens or self.max_tokens,
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                presence_penalty=self.presence_penalty or 0.0,
+                frequency_penalty=self.frequency_penalty or 0.0,
+                seed=self.seed,
+                stop=tuple(stop),
+                logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+                n=self.n or 1,
+            ),
+            tenant=tenant,
+        )
+
+
+class Answer:
+    """Writes one exchange's answer, as chunks or as one object.
+
+    annotate: add Azure's `prompt_filter_results` and `content_filter_results`.
+    """
+
+    def __init__(self, body: ChatRequest, exchange: Exchange, model: str, annotate: bool) -> None:
+        self._body = body
+        self._exchange = exchange
+        self._annotate = annotate
+        self._head: Json = {
+            "id": f"chatcmpl-{token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    async def chunks(self) -> AsyncIterator[Json]:
+        """The stream's chunks. With usage asked for, the last one has it and no choices."""
+        for index in range(len(self._exchange.choices)):
+            extra = {"prompt_filter_results": self._prompt_results()} if self._annotate else {}
+            yield self._chunk(index, {"role": "assistant", "content": ""}) | (
+                extra if not index else {}
+            )
+        async for event in self._exchange.events():
+            if event.finish_reason is None:
+                yield self._chunk(event.index, _delta(event), _logprobs([event]))
+                continue
+            if self._annotate:
+                results = await self._results(event.index)
+                chunk = self._chunk(event.index, {})
+                chunk["choices"][0]["content_filter_results"] = results
+                yield chunk
+            yield self._chunk(event.index, {}, finish_reason=event.finish_reason)
+        if self._body.stream_options and self._body.stream_options.include_usage:
+            last = self._head | {"object": "chat.completion.chunk", "choices": []}
+            yield last | {"usage": _usage(self._exchange.usage)}
+
+    async def whole(self) -> Json:
+        """The same events as one object."""
+        events: list[list[Event]] = [[] for _ in self._exchange.choices]
+        async for event in self._exchange.events():
+            events[event.index].append(event)
+        choices = []
+        for index, said in enumerate(events):
+            choice: Json = {
+                "index": index,
+                "message": _message(said),
+                "logprobs": _logprobs(said) if self._body.logprobs else None,
+                "finish_reason": said[-1].finish_reason,
+            }
+            if self._annotate:
+                choice["content_filter_results"] = await self._results(index)
+            choices.append(choice)
+        answer = self._head | {
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": _usage(self._exchange.usage),
+        }
+        if self._annotate:
+            answer["prompt_filter_results"] = self._prompt_results()
+        return answer
+
+    def _chunk(
+        self,
+        index: int,
+        delta: Json,
+        logprobs: Json | None = None,
+        finish_reason: str | None = None,
+    ) -> Json:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
+        return self._head | {"object": "chat.completion.chunk", "choices": [choice]}
+
+    async def _results(self, index: int) -> Json:
+        choice = self._exchange.choices[index]
+        await choice.judge()
+        return filter_results(verdict for _, verdict in choice.verdicts)
+
+    def _prompt_results(self) -> list[Json]:
+        verdicts = (verdict for _, verdict in self._exchange.prompt_verdicts)
+        return [{"prompt_index": 0, "content_filter_results": filter_results(verdicts)}]
+
+
+def _delta(event: Event) -> Json:
+    match event.channel.kind:
+        case "content":
+            return {"content": event.text}
+        case "reasoning":
+            return {"reasoning_content": event.text}
+        case "refusal":
+            return {"refusal": event.text}
+    return {"tool_calls": [{"index": event.channel.index} | _tool_call(event)]}
+
+
+def _tool_call(event: Event) -> Json:
+    call: Json = {"function": {"arguments": event.text}}
+    if event.tool is not None:
+        call |= {"id": event.tool.id, "type": "function"}
+        call["function"]["name"] = event.tool.name
+    return call
+
+
+def _message(said: list[Event]) -> Json:
+    def joined(kind: str) -> str:
+        return "".join(event.text for event in said if event.channel.kind == kind)
+
+    calls = [_tool_call(event) for event in said if event.channel.kind == "tool_call"]
+    content = joined("content")
+    message: Json = {
+        "role": "assistant",
+        "content": content if content or not calls else None,
+        "refusal": joined("refusal") or None,
+    }
+    if reasoning := joined("reasoning"):
+        message["reasoning_content"] = reasoning
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _logprobs(said: list[Event]) -> Json | None:
+    content = [_token(t) for e in said if e.channel.kind == "content" for t in e.logprobs]
+    refusal = [_token(t) for e in said if e.channel.kind == "refusal" for t in e.logprobs]
+    return {"content": content, "refusal": refusal or None} if content or refusal else None
+
+
+def _token(token: TokenLogprob) -> Json:
+    top = [{"token": a.text, "logprob": a.logprob, "bytes": list(a.bytes)} for a in token.top]
+    return {
+        "token": token.text,
+        "logprob": token.logprob,
+        "bytes": list(token.bytes),
+        "top_logprobs": top,
+    }
+
+
+def _usage(usage: Usage) -> Mapping[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def frame(chunk: Json) -> bytes:
+    """A server-sent event that holds `chunk`."""
+    return (
+        b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    )
+
+
+DONE = b"data: [DONE]\n\n"

@@ -1,0 +1,84 @@
+"""OpenAI's Moderations: `POST /v1/moderations`, by the input rules of the caller's policy.
+
+All 13 of OpenAI's categories are there. Where we do not tell sub-categories apart, each gets its
+parent's score. Callers of role `app` get the middle of a score's band, not the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from secrets import token_hex
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.filter_results import severity
+from gateway.keys import Role
+from policies.types import Action, Verdict
+
+#: OpenAI's name -> ours.
+CATEGORIES: Mapping[str, str] = {
+    "harassment": "toxicity",
+    "harassment/threatening": "toxicity",
+    "hate": "hate",
+    "hate/threatening": "hate",
+    "illicit": "illicit",
+    "illicit/violent": "illicit",
+    "self-harm": "self_harm",
+    "self-harm/intent": "self_harm",
+    "self-harm/instructions": "self_harm",
+    "sexual": "sexual",
+    "sexual/minors": "sexual",
+    "violence": "violence",
+    "violence/graphic": "violence",
+}
+_MIDDLE = {"safe": 0.0, "low": 0.375, "medium": 0.625, "high": 0.875}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextInput(_Strict):
+    type: Literal["text"]
+    text: str
+
+
+class ModerationRequest(_Strict):
+    """The request's body. `model` is echoed; the policy says which filters run."""
+
+    input: str | Annotated[list[str] | list[TextInput], Field(min_length=1, max_length=256)]
+    model: str = "gardefou"
+
+    def texts(self) -> list[str]:
+        """One text for each result. A list of parts is one text, as with OpenAI."""
+        if isinstance(self.input, str):
+            return [self.input]
+        strings = [part for part in self.input if isinstance(part, str)]
+        parts = [part.text for part in self.input if isinstance(part, TextInput)]
+        return strings or ["\n".join(parts)]
+
+
+def answer(model: str, verdicts: list[Verdict], role: Role) -> dict[str, Any]:
+    """The answer's body."""
+    return {
+        "id": f"modr-{token_hex(12)}",
+        "model": model,
+        "results": [_result(verdict, role) for verdict in verdicts],
+    }
+
+
+def _result(verdict: Verdict, role: Role) -> dict[str, Any]:
+    hit = {h.finding.category for h in verdict.hits if h.action >= Action.FLAG}
+    scores = {theirs: verdict.scores.get(ours, 0.0) for theirs, ours in CATEGORIES.items()}
+    if role == "app":
+        scores = {category: _MIDDLE[severity(score)] for category, score in scores.items()}
+    return {
+        "flagged": verdict.action >= Action.FLAG,
+        "categories": {theirs: ours in hit for theirs, ours in CATEGORIES.items()},
+        "category_scores": scores,
+        "category_applied_input_types": {
+            theirs: ["text"] if ours in verdict.scores else []
+            for theirs, ours in CATEGORIES.items()
+        },
+    }
