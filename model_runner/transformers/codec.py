@@ -77,6 +77,14 @@ class Codec:
         return piece.replace("\u2581", " ").encode()
 
 
+def check_text(text: str, param: str) -> None:
+    """Raises BadRequest if this is no text: JSON can spell halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{param} holds half a surrogate pair", param) from None
+
+
 def break_up(text: str, markers: Iterable[str]) -> str:
     """`text` with a zero-width joiner behind the first character of each marker in it."""
     found = sorted((m for m in markers if m and m in text), key=len, reverse=True)

@@ -85,6 +85,12 @@ class Engine:
             self._waiting.append(choices)
             self._changed.notify()
 
+    def free(self, choice: Choice) -> None:
+        """Forget a closed choice, before the next step."""
+        with self._changed:
+            self._jobs.append((choice.sequence.free, Future()))
+            self._changed.notify()
+
     async def call(self, work: Callable[[], T]) -> T:
         """Run `work` on the engine thread between two steps; raises what it raises.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from model_runner.errors import BadRequest, EngineFailed, RunnerError
-from model_runner.transformers.codec import Codec
+from model_runner.transformers.codec import Codec, check_text
 from model_runner.transformers.engine import Choice, Engine
 from model_runner.types import Delta
 
@@ -37,6 +37,7 @@ class LocalGeneration:
         self._check_open()
         if at < 0:
             raise BadRequest("the offset is negative")
+        check_text(suffix, "suffix")
         tokens = {label: self._single(label) for label in labels}
         ids = self._codec.extend(suffix) if suffix else []
         sequence = self._choice.sequence
@@ -46,6 +47,8 @@ class LocalGeneration:
         self._check_open()
         if not 0 <= to <= self._read:
             raise BadRequest("the offset lies past the text that was read")
+        for part in (note or "", *ban):
+            check_text(part, "note")
         ids = self._codec.extend(note) if note else []
         banned = {
             ids[0]
@@ -55,17 +58,21 @@ class LocalGeneration:
         }
         choice = self._choice
 
+        def reread() -> None:
+            self._read, self._finished = to, False
+
         def work() -> None:
             choice.sequence.rewind(to, note=ids, banned=banned)
-            choice.outlet.reset()
+            choice.outlet.reset(reread)
             self._engine.resume(choice)
 
         await self._engine.call(work)
-        self._read, self._finished = to, False
 
     async def close(self) -> None:
-        self._choice.closed = True
-        self._choice.outlet.end()
+        if not self._choice.closed:
+            self._choice.closed = True
+            self._choice.outlet.end()
+            self._engine.free(self._choice)
 
     def __del__(self) -> None:
         self._choice.closed = True
@@ -77,6 +84,7 @@ class LocalGeneration:
             raise EngineFailed("the engine failed on this request")
 
     def _single(self, label: str) -> int:
+        check_text(label, "labels")
         ids = self._codec.extend(label) if label else []
         if len(ids) != 1:
             raise BadRequest(f"a label must be one token, this one is {len(ids)}")

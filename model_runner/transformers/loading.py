@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mistral_common.exceptions import MistralCommonException
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.hub import cached_file
 
@@ -28,6 +29,7 @@ FAULTS = (
     LookupError,
     TypeError,
     MistralCommonException,
+    SafetensorError,
 )
 
 
@@ -51,13 +53,21 @@ def load(source: str, *, device: str | None, dtype: str | None, progress: Progre
         progress("loading the tokenizer")
         codec, prompts = _tokenizer(source)
         progress(f"loading the weights, {str(kind).removeprefix('torch.')} on {place}")
-        module: Any = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
-        model = _model(module.to(place).eval(), place, codec)
+        model = _model(_weights(source, kind).to(place).eval(), place, codec)
         progress("first step")
         Context([codec.bos or 0]).forward(model)
     except FAULTS as error:
         raise Unavailable(f"cannot load {source}: {error}") from error
     return Loaded(model, codec, prompts)
+
+
+def _weights(source: str, dtype: torch.dtype) -> Any:
+    loader: Any = AutoModelForCausalLM
+    module, info = loader.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    # transformers would fill these with random numbers, and warn
+    if absent := [*info["missing_keys"], *info["mismatched_keys"]]:
+        raise ValueError(f"the checkpoint lacks {len(absent)} weights, {absent[0]} the first")
+    return module
 
 
 def _tokenizer(source: str) -> tuple[Codec, Prompts]:

@@ -28,9 +28,9 @@ class Outlet:
     def fail(self, error: RunnerError) -> None:
         self._hand_over(self._put, error)
 
-    def reset(self) -> None:
-        """Drop what the reader has not seen of what was sent before."""
-        self._hand_over(self._items.clear)
+    def reset(self, then: Callable[[], None]) -> None:
+        """Drop what the reader has not seen of what was sent before, and tell it by `then`."""
+        self._hand_over(self._restart, then)
 
     def _hand_over(self, call: Callable[..., None], *arguments: Any) -> None:
         if not self._loop.is_closed():
@@ -44,6 +44,10 @@ class Outlet:
     def _put(self, item: Delta | RunnerError) -> None:
         self._items.append(item)
         self._arrived.set()
+
+    def _restart(self, then: Callable[[], None]) -> None:
+        self._items.clear()
+        then()
 
     def end(self) -> None:
         """The reader has closed the choice."""

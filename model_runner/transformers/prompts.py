@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from jinja2 import TemplateError
 
 from model_runner.errors import BadRequest, Unsupported
-from model_runner.transformers.codec import Codec, break_up
+from model_runner.transformers.codec import Codec, break_up, check_text
 from model_runner.types import Message
 
 PAD = "\v"  # space that templates strip and never write
@@ -44,6 +44,7 @@ def check_messages(messages: Sequence[Message]) -> None:
     for message in messages:
         if message.role == "tool" or message.tool_calls:
             raise Unsupported("this engine takes no tool messages", "messages")
+        check_text(message.content, "messages")
 
 
 class TemplatePrompts:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from model_runner.errors import BadRequest, Unavailable, Unsupported
 from model_runner.transformers import sampling
+from model_runner.transformers.codec import check_text
 from model_runner.transformers.engine import Choice, Engine
 from model_runner.transformers.generation import LocalGeneration
 from model_runner.transformers.loading import Loaded, Progress, load
@@ -97,7 +98,8 @@ class TransformersRunner:
         limit = self._limit(loaded, request, len(ids))
         seed = request.sampling.seed
         seed = secrets.randbits(63) if seed is None else seed
-        prompt = Prompt(ids, primer=ids[-2 * PRIMER :] if _continues(request) else ())
+        primer = ids[-2 * PRIMER :] if _continues(request) else ()
+        prompt = Prompt(ids, primer=primer, choices=request.sampling.n)
         loop = asyncio.get_running_loop()
         choices = [
             Choice(
@@ -129,6 +131,7 @@ class TransformersRunner:
         if request.prompt is not None:
             if not request.prompt:
                 raise BadRequest("prompt must not be empty", "prompt")
+            check_text(request.prompt, "prompt")
             bos = [] if loaded.codec.bos is None else [loaded.codec.bos]
             return bos + loaded.codec.encode(request.prompt)
         ids = list(request.token_ids or ())

@@ -34,15 +34,18 @@ class Prompt:
     back to the very start gives the same bits.
     """
 
-    def __init__(self, ids: Ids[int], *, primer: Ids[int] = ()) -> None:
+    def __init__(self, ids: Ids[int], *, primer: Ids[int] = (), choices: int = 1) -> None:
         self._context = Context(ids)
+        self._choices = choices
         self.length = len(ids)
         self.primer = tuple(primer)
 
     def context(self, model: Model) -> Context:
         if self.length > 1 and not self._context.cached:
             self._context.forward(model, upto=self.length - 1)
-        return self._context.copy()
+        self._choices -= 1
+        # the last to come takes it, so that it is not kept twice
+        return self._context.copy() if self._choices > 0 else self._context
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,10 @@ class Sequence:
         self._banned: frozenset[int] = frozenset()
         self._sampled = 0
         self.finish_reason: FinishReason | None = None
+
+    def free(self) -> None:
+        """The sequence is over: let go of its keys and values."""
+        self._context = None
 
     # one step
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     MistralConfig,
     MistralForCausalLM,
@@ -47,17 +55,62 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+PIECES = [
+    "\u2581",
+    *"abcdefghijklmnopqrstuvwxyz[]/<>|ISTN_\n.",
+    "\u2581a",
+    "\u2581he",
+    "ab",
+    "h",
+    "he",
+]
+
+
+def metaspace(scheme: str) -> PreTrainedTokenizerFast:
+    """As converted from sentencepiece: byte fallback, and a space put before the text.
+
+    scheme: "first" (of the string), "always" (each part), or "prepend" (likewise, by a normalizer).
+    """
+    vocabulary = [*SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), *PIECES]
+    index = {piece: i for i, piece in enumerate(dict.fromkeys(vocabulary))}
+    merges = [("\u2581", "a"), ("h", "e"), ("\u2581", "he"), ("a", "b")]
+    raw = Tokenizer(models.BPE(index, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    if scheme == "prepend":
+        steps = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        raw.normalizer = normalizers.Sequence(steps)
+    else:
+        raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    raw.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    raw.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
 def save(
-    folder: Path, *, mixtral: bool = False, ascii_only: bool = False, eos: Sequence[int] = (2,)
+    folder: Path,
+    *,
+    mixtral: bool = False,
+    ascii_only: bool = False,
+    eos: Sequence[int] = (2,),
+    words: PreTrainedTokenizerFast | None = None,
+    vocabulary: int | None = None,
 ) -> Path:
     """A model of two layers. ascii_only: it writes neither special tokens nor parts of characters.
 
     The sliding window is shorter than what tests write, so that it matters.
     """
-    words = tokenizer()
+    words = words or tokenizer()
     torch.manual_seed(7)
     options: dict[str, Any] = {
-        "vocab_size": len(words),
+        "vocab_size": vocabulary or len(words),
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_runner.errors import BadRequest, EngineFailed, Overloaded, Unavailable, Unsupported
+from model_runner.transformers.generation import LocalGeneration
 from model_runner.transformers.runner import TransformersRunner
 from model_runner.types import GenerateRequest, Message, Sampling, Tool
 from tests.support import tiny
@@ -340,11 +341,25 @@ async def test_what_does_not_fit_is_refused(plain: TransformersRunner) -> None:
         await plain.open(refused[-1][0])
 
 
-async def test_a_model_that_is_not_there(tmp_path: Path) -> None:
-    runner = TransformersRunner(str(tmp_path), device="cpu")
-    assert not runner.health().ok
-    with pytest.raises(Unavailable):
-        await runner.start()
-    with pytest.raises(Unavailable):
-        await runner.open(user("Hello"))
-    await runner.close()
+async def test_half_a_surrogate_pair_is_no_text(plain: TransformersRunner) -> None:
+    for request in (user("\ud83d"), GenerateRequest(prompt="\ud83d")):
+        with pytest.raises(BadRequest):
+            await plain.open(request)
+    (generation,) = await plain.open(user("Hello", **GREEDY))
+    with pytest.raises(BadRequest):
+        await generation.score("\ud83d", (" yes",), at=0)
+    with pytest.raises(BadRequest):
+        await generation.rewind(0, note="\ud83d")
+    await generation.close()
+
+
+async def test_closing_lets_go_of_the_cache(plain: TransformersRunner) -> None:
+    opened = await plain.open(user("Hello", **GREEDY, n=2))
+    for generation in opened:
+        await read(generation)
+        await generation.score("?", (" yes",), at=0)
+        await generation.close()
+    await plain._engine.call(lambda: None)
+    for generation in opened:
+        assert isinstance(generation, LocalGeneration)
+        assert generation._choice.sequence._context is None

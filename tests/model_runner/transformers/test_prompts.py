@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from model_runner.errors import BadRequest, Unsupported
@@ -135,38 +135,11 @@ WRITTEN = (
 )
 TEMPLATES = {"mistral": MISTRAL, "chatml": CHATML, "trimming": TRIMMING, "written": WRITTEN}
 
-PIECES = ["\u2581", *"abcdefghijklmnopqrstuvwxyz[]/<>|ISTN_\n.", "\u2581a", "\u2581he", "ab"]
-
-
-def metaspace(scheme: str) -> PreTrainedTokenizerFast:
-    """As converted from sentencepiece: byte fallback, and a space put before the text."""
-    vocabulary = [*tiny.SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), *PIECES, "h", "he"]
-    index = {piece: i for i, piece in enumerate(dict.fromkeys(vocabulary))}
-    merges = [("\u2581", "a"), ("h", "e"), ("\u2581", "he"), ("a", "b")]
-    raw = Tokenizer(models.BPE(index, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    if scheme == "prepend":
-        steps = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-        raw.normalizer = normalizers.Sequence(steps)
-    else:
-        raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
-    raw.decoder = decoders.Sequence(
-        [
-            decoders.Replace("\u2581", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
 TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "byte-level": tiny.tokenizer,
-    "first": lambda: metaspace("first"),
-    "always": lambda: metaspace("always"),
-    "prepend": lambda: metaspace("prepend"),
+    "first": lambda: tiny.metaspace("first"),
+    "always": lambda: tiny.metaspace("always"),
+    "prepend": lambda: tiny.metaspace("prepend"),
 }
 
 
@@ -260,6 +233,6 @@ def test_what_a_template_does_not_take_is_refused() -> None:
     with pytest.raises(Unsupported):
         build("byte-level", "")[1].render(talk("a", "b"))
     called = Message("assistant", "", tool_calls=(ToolCall("1", "f", "{}"),))
-    for bad in ([], [Message("tool", "x")], [called]):
+    for bad in ([], [Message("tool", "x")], [called], [Message("user", "\ud800")]):
         with pytest.raises(BadRequest):
             check_messages(bad)
