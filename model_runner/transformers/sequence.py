@@ -35,17 +35,20 @@ class Prompt:
     """
 
     def __init__(self, ids: Ids[int], *, primer: Ids[int] = (), choices: int = 1) -> None:
-        self._context = Context(ids)
+        self._ids = tuple(ids)
+        self._context: Context | None = None
         self._choices = choices
         self.length = len(ids)
         self.primer = tuple(primer)
 
     def context(self, model: Model) -> Context:
-        if self.length > 1 and not self._context.cached:
-            self._context.forward(model, upto=self.length - 1)
+        context = self._context or Context(self._ids)
+        if self.length > 1 and not context.cached:
+            context.forward(model, upto=self.length - 1)
         self._choices -= 1
         # the last to come takes it, so that it is not kept twice
-        return self._context.copy() if self._choices > 0 else self._context
+        self._context = context.copy() if self._choices > 0 else None
+        return context
 
 
 @dataclass(frozen=True)

@@ -311,6 +311,8 @@ async def test_a_full_queue_is_refused(tame: Path) -> None:
     with pytest.raises(Overloaded) as caught:
         await runner.open(user("Hello", temperature=0.0))
     assert caught.value.retry_after >= 1
+    score = await opened[1].score("?", (" yes",), at=0)  # one that waits has a prompt already
+    assert 0 < score[" yes"] < 1
     for generation in opened:
         await generation.close()
     (answer,) = await ask(runner, user("Hello", **GREEDY))
@@ -363,3 +365,4 @@ async def test_closing_lets_go_of_the_cache(plain: TransformersRunner) -> None:
     for generation in opened:
         assert isinstance(generation, LocalGeneration)
         assert generation._choice.sequence._context is None
+        assert generation._choice.sequence._prompt._context is None
