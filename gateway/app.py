@@ -76,7 +76,7 @@ class _Api:
         annotate = request.headers.get("x-gardefou-filter-results", "") in {"1", "true"}
         written = Answer(body, exchange, model, annotate)
         if body.stream:
-            return _Stream(exchange, _frames(written, self._doors.keep_alive))
+            return _Stream(exchange, _frames(exchange, written, self._doors.keep_alive))
         try:
             whole = await _unless_gone(request, written.whole())
         finally:
@@ -183,7 +183,8 @@ async def _body(request: Request, shape: type[Body]) -> Body:
     try:
         return shape.model_validate_json(bytes(raw))
     except ValidationError as error:
-        raise _named(error.errors()[0]) from error
+        # Of a union, the branch that got furthest is the one that was meant.
+        raise _named(max(error.errors(), key=lambda e: len(e["loc"]))) from error
 
 
 def _named(error: Mapping[str, Any]) -> InvalidBody:
@@ -241,11 +242,14 @@ class _Stream(StreamingResponse):
             await self._exchange.aclose()
 
 
-async def _frames(written: Answer, keep_alive: float) -> AsyncGenerator[bytes, None]:
+async def _frames(
+    exchange: Exchange, written: Answer, keep_alive: float
+) -> AsyncGenerator[bytes, None]:
     """The answer's frames; a fault in the middle is an `error` frame, and no `[DONE]` follows."""
     try:
         async for chunk in _with_comments(written.chunks(), keep_alive):
             yield b": waiting\n\n" if chunk is None else frame(chunk)
+        await exchange.aclose()  # a client that has read the end may send its next request
         yield DONE
     except Exception as error:  # noqa: BLE001  (as in _guarded; the status line is out already)
         yield frame(http_error(error)[1])

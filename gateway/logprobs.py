@@ -21,6 +21,8 @@ class HeldLogprobs:
         self._cut = 0  # where the last placeholder's original text ended
 
     def add(self, delta: Delta) -> None:
+        if not delta.logprobs:
+            return  # ends of tokens that nobody asked about
         for token, end in zip(delta.logprobs, delta.token_ends, strict=True):
             self._open.append(token)
             if end > self._end:

@@ -9,7 +9,7 @@ from gateway.embedded_redis import EmbeddedRedis, redis_servers
 from gateway.redis_connection import connect
 
 
-@pytest.fixture(scope="session", params=list(redis_servers()), ids=str)
+@pytest.fixture(scope="session", params=list(redis_servers()), ids=lambda path: path.parent.name)
 def redis_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
     """A Redis of this test process alone: every redis-server that there is, the wheel's 6.2 too."""
     with EmbeddedRedis(binary=request.param) as server:

@@ -1,0 +1,118 @@
+"""A gateway on a real port of this machine, over any runner and a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import uvicorn
+from openai import AsyncOpenAI
+from redis.asyncio import Redis
+
+from filters.classifier import Scorer
+from filters.registry import Resources
+from gateway.app import Doors, create_app
+from gateway.caller import Gate
+from gateway.exchange import Services
+from gateway.keys import KeyStore
+from gateway.limits.limiter import Limiter
+from gateway.limits.types import Limits
+from gateway.metrics import Metrics
+from gateway.policy_store import PolicyStore
+from model_runner.types import ModelRunner
+from policies.screen import Budget
+
+
+@dataclass
+class Gateway:
+    """A gateway that serves. `client` is OpenAI's own, `http` for all that it would not send."""
+
+    url: str
+    services: Services
+    keys: KeyStore
+    client: AsyncOpenAI
+    http: aiohttp.ClientSession
+
+    async def post(
+        self, body: Any, path: str = "/v1/chat/completions", **headers: str
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, JSON body and headers."""
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        async with self.http.post(self.url + path, json=body, headers=named) as answer:
+            return (
+                answer.status,
+                await answer.json(),
+                {k.lower(): v for k, v in answer.headers.items()},
+            )
+
+    async def stream(self, body: Any) -> tuple[list[Any], str]:
+        """The frames of a streamed answer ([DONE] left out), and the whole of it as sent."""
+        async with self.http.post(
+            self.url + "/v1/chat/completions", json=body | {"stream": True}
+        ) as answer:
+            raw = (await answer.read()).decode()
+        lines = [line[6:] for line in raw.split("\n") if line.startswith("data: ")]
+        return [json.loads(line) for line in lines if line != "[DONE]"], raw
+
+    def count(self, name: str, **labels: str) -> float:
+        """A metric's value now."""
+        return self.services.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def ask(text: str, **more: Any) -> dict[str, Any]:
+    """The body of a plain request."""
+    return {"model": "scripted", "messages": [{"role": "user", "content": text}]} | more
+
+
+@asynccontextmanager
+async def serving(
+    runner: ModelRunner,
+    redis: Redis,
+    *,
+    policy: Sequence[str] = ("default",),
+    limits: Limits | None = None,
+    classifiers: dict[str, Scorer] | None = None,
+    on_error: str = "refuse",
+    keep_alive: float = 10.0,
+    max_tokens: int = 512,
+) -> AsyncIterator[Gateway]:
+    metrics = Metrics()
+    resources = Resources(classifiers or {}, judge=runner.capabilities.score)
+    await runner.start()
+    services = Services(
+        runner=runner,
+        policies=PolicyStore(list(policy), resources, metrics),
+        limiter=Limiter(redis),
+        metrics=metrics,
+        budget=Budget(),
+        max_tokens=max_tokens,
+        refuse_without_limits=on_error == "refuse",
+    )
+    keys = KeyStore(redis)
+    gate = Gate(keys, limits or Limits(), trust_memory=on_error == "allow")
+    app = create_app(Doors(services, gate, redis, keep_alive))
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started:  # noqa: ASYNC110  (uvicorn has no event for it)
+        await asyncio.sleep(0.005)
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    watch = asyncio.create_task(services.policies.watch(0.02))
+    try:
+        async with (
+            AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+        ):
+            yield Gateway(url, services, keys, client, http)
+    finally:
+        watch.cancel()
+        server.should_exit = True
+        await task
+        await runner.close()
