@@ -48,6 +48,7 @@ class _Stream:
     logprobs: HeldLogprobs = field(default_factory=HeldLogprobs)
     tool: ToolHead | None = None
     waiting: list[str] = field(default_factory=list)
+    ended: bool = False
 
 
 class Choice:
@@ -79,9 +80,8 @@ class Choice:
                         yield event
                     if self.blocked:
                         break
-            if not self.blocked:
-                async for event in self._ends():
-                    yield event
+            async for event in self._ends():
+                yield event
             reason: FinishReason = "content_filter" if self.blocked else finish
             yield Event(self.index, finish_reason=reason)
         finally:
@@ -117,19 +117,21 @@ class Choice:
         self.most_held = max(self.most_held, stream.screen.held)
         if event := self._event(delta.channel, stream, step.release):
             yield event
-        self.blocked = step.then == "stop"
+        self.blocked = stream.ended = step.then == "stop"
 
     async def _ends(self) -> AsyncIterator[Event]:
-        """The tails: text first, then tool calls, each whole or not at all."""
+        """The tails: text first, then tool calls, each whole, and none if anything was blocked."""
         ordered = sorted(self._streams.items(), key=lambda item: item[0].kind == "tool_call")
         for channel, stream in ordered:
+            is_call = channel.kind == "tool_call"
+            if stream.ended or (is_call and self.blocked):
+                continue
             step = await stream.screen.push(Piece(""), final=True)
             if event := self._event(channel, stream, step.release):
                 yield event
-            self.blocked = step.then == "stop" or not await self._name_passes(stream)
-            if self.blocked:
-                return
-            if channel.kind == "tool_call":
+            if step.then == "stop" or not await self._name_passes(stream):
+                self.blocked = True
+            elif is_call:
                 yield Event(self.index, channel, "".join(stream.waiting), tool=stream.tool)
 
     def _event(self, channel: Channel, stream: _Stream, release: Release) -> Event | None:

@@ -160,8 +160,8 @@ async def test_moderations_have_all_13_categories(redis: Redis, tmp_path: Path) 
         one = await gateway.client.moderations.create(input=parts)
         assert len(one.results) == 1
         assert one.results[0].categories.hate
+        parts = [{"type": "image_url", "image_url": {"url": "data:,"}}]
         with pytest.raises(openai.BadRequestError, match="cannot be screened"):
-            parts = [{"type": "image_url", "image_url": {"url": "data:,"}}]
             await gateway.client.moderations.create(input=parts)
 
 
