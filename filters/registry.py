@@ -1,11 +1,12 @@
-"""Filter kinds by name: the three that ship, and those that other packages bring.
+"""Filter kinds by name: the three that ship, those that other packages bring, and single files.
 
 A package brings a kind by an entry point in the group `gardefou.filters`:
 
     [project.entry-points."gardefou.filters"]
     shouting = "my_package:Shouting"
 
-The object has `from_options(name, options, resources) -> Filter`, or is a class called with
+A single file is named by the settings, as `shouting=path/to/file.py:Shouting`: a policy cannot name
+code. The object has `from_options(name, options, resources) -> Filter`, or is a class called with
 `(name, options)`.
 """
 
@@ -16,7 +17,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from filters.errors import FilterConfigError
 from filters.types import Filter
@@ -39,46 +42,57 @@ class Resources:
     classifiers: text classifiers by name.
     judge: whether the engine can answer `context.judge`.
     cap: characters that a scan may hold before it reports an overflow.
+    kinds: more filter kinds, each as `module:attribute` or `path/to/file.py:attribute`.
     """
 
     classifiers: Mapping[str, Scorer] = field(default_factory=dict)
     judge: bool = False
     cap: int = 4096
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 Factory = Callable[[str, object, Resources], Filter]
 
 
-def kinds() -> tuple[str, ...]:
-    """Names of all filter kinds that are installed."""
-    return tuple(sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))}))
+def kinds(resources: Resources) -> tuple[str, ...]:
+    """Names of all filter kinds that there are."""
+    brought = (point.name for point in entry_points(group=GROUP))
+    return tuple(sorted({*BUILT_IN, *resources.kinds, *brought}))
 
 
 def build(kind: str, name: str, options: object, resources: Resources) -> Filter:
     """Make the filter `name` of `kind`. Raises FilterConfigError."""
-    made = _factory(kind)(name, options, resources)
+    target = _find(kind, resources)
+    factory: Factory | None = getattr(target, "from_options", None)
+    made: Filter = factory(name, options, resources) if factory else target(name, options)
     for attribute in ("name", "scope", "immediate", "open"):
         if not hasattr(made, attribute):
             raise FilterConfigError(f"kind {kind!r} makes objects without `{attribute}`")
     return made
 
 
-@cache
-def _factory(kind: str) -> Factory:
+def _find(kind: str, resources: Resources) -> Any:
     if kind in BUILT_IN:
-        module, _, attribute = BUILT_IN[kind].partition(":")
-        target = getattr(import_module(module), attribute)
-    else:
-        points = entry_points(group=GROUP, name=kind)
-        if not points:
-            raise FilterConfigError(f"unknown kind {kind!r}: {', '.join(kinds())}")
-        target = next(iter(points)).load()
-    from_options: Factory | None = getattr(target, "from_options", None)
-    if from_options is not None:
-        return from_options
+        return _load(BUILT_IN[kind])
+    if kind in resources.kinds:
+        return _load(resources.kinds[kind])
+    for point in entry_points(group=GROUP, name=kind):
+        return point.load()
+    raise FilterConfigError(f"unknown kind {kind!r}: {', '.join(kinds(resources))}")
 
-    def call(name: str, options: object, _: Resources) -> Filter:
-        made: Filter = target(name, options)
-        return made
 
-    return call
+@cache
+def _load(target: str) -> Any:
+    """The object that `module:attribute` or `file.py:attribute` names. Raises FilterConfigError."""
+    where, _, attribute = target.rpartition(":")
+    try:
+        if not where.endswith(".py"):
+            return getattr(import_module(where), attribute)
+        spec = spec_from_file_location(Path(where).stem, where)
+        if spec is None or spec.loader is None:
+            raise FilterConfigError(f"{where}: not a Python file")
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return getattr(module, attribute)
+    except (ImportError, AttributeError, OSError, SyntaxError, ValueError) as error:
+        raise FilterConfigError(f"filter kind {target!r} cannot be loaded: {error}") from error

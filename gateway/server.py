@@ -7,14 +7,11 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from importlib import import_module
 from pathlib import Path
 
 import uvicorn
 
 import model_runner
-from filters.classifier import Scorer
-from filters.registry import Resources
 from gateway.app import Doors, create_app
 from gateway.caller import Gate, is_loopback
 from gateway.errors import RedisUnavailable, SettingsInvalid
@@ -24,6 +21,7 @@ from gateway.limits.limiter import Limiter
 from gateway.metrics import Metrics
 from gateway.policy_store import PolicyStore
 from gateway.redis_connection import RedisEndpoint
+from gateway.resources import make_resources
 from gateway.settings import Settings
 from model_runner.registry import backend
 from model_runner.types import ModelRunner
@@ -61,18 +59,6 @@ def make_runner(settings: Settings, say: Say) -> ModelRunner:
         queue=settings.queue,
         progress=say,
     )
-
-
-def make_resources(settings: Settings, *, judge: bool) -> Resources:
-    """What filters may be handed. Raises FilterConfigError."""
-    classifiers: dict[str, Scorer] = {}
-    if settings.classifiers:
-        made = import_module("filters.sequence_classifier").SequenceClassifier
-        for name, one in settings.classifiers.items():
-            classifiers[name] = made(
-                one.model, one.labels, activation=one.activation, device=one.device
-            )
-    return Resources(classifiers=classifiers, judge=judge)
 
 
 async def serve(settings: Settings, redis: RedisEndpoint, say: Say, *, check: bool = False) -> None:

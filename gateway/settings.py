@@ -68,6 +68,11 @@ class Settings(BaseModel):
         "Policy file, or the name of a shipped one (default, strict). The first is for all keys"
         " that name none; repeat the flag for more. Edits are taken up by themselves.",
     )
+    filter: tuple[str, ...] = _field(
+        (),
+        "A filter kind of your own, as NAME=path/to/file.py:Class or NAME=module:Class; repeat the"
+        " flag for more. Policies then use it by its name.",
+    )
     host: str = _field("127.0.0.1", "Address to listen on. Beyond this machine, keys are required.")
     port: int = _field(8080, "Port to listen on.")
     redis: str | None = _field(
@@ -106,6 +111,20 @@ class Settings(BaseModel):
         if self.model is not None and self.upstream is not None:
             raise ValueError("give either `model` or `upstream`, not both")
         return self
+
+    @field_validator("filter")
+    @classmethod
+    def _named_kinds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            name, equals, target = one.partition("=")
+            if not (name and equals and ":" in target):
+                raise ValueError(f"{one!r} is not NAME=path/to/file.py:Class")
+        return value
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Filter kinds of the settings' own: name -> where the class is."""
+        return {one.partition("=")[0]: one.partition("=")[2] for one in self.filter}
 
     @property
     def limits(self) -> Limits:

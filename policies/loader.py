@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -59,7 +59,7 @@ def parse(text: str, source: str, resources: Resources | None = None) -> Loaded:
     document = Document(text, source)
     spec = _spec(document)
     resources = resources or Resources()
-    resources = Resources(resources.classifiers, resources.judge, spec.hold.characters)
+    resources = replace(resources, cap=spec.hold.characters)
     problems: list[Problem] = []
     digest = sha256(text.encode())
     links: dict[str, Link] = {}
@@ -130,21 +130,21 @@ def _link(
         raise FilterConfigError("`ms` is a whole number from 1 to 600000", ("ms",))
     asked = [key for key in options if key not in COMMON]
     if len(asked) != 1:
-        known = ", ".join([*kinds(), "pack"])
+        known = ", ".join([*kinds(resources), "pack"])
         raise FilterConfigError(f"a filter has one kind ({known}); found {', '.join(asked)}")
     kind, value = asked[0], options[asked[0]]
-    if kind not in (known_kinds := [*kinds(), "pack"]):
+    if kind not in (known_kinds := [*kinds(resources), "pack"]):
         raise FilterConfigError(f"unknown kind {kind!r}{_meant(kind, known_kinds)}", (kind,))
     try:
         if kind == "pack":
-            kind, value = _pack(value, seen)
+            kind, value = _pack(value, seen, resources)
         made = build(kind, name, value, resources)
     except FilterConfigError as error:
         raise FilterConfigError(str(error), (asked[0], *error.path)) from error
     return Link(made, ms / 1000, on_error)
 
 
-def _pack(name: object, seen: Any) -> tuple[str, object]:
+def _pack(name: object, seen: Any, resources: Resources) -> tuple[str, object]:
     """A shipped filter by name: `library/packs/<name>.yaml`."""
     known = {path.stem: path for path in sorted((LIBRARY / "packs").glob("*.yaml"))}
     path = known.get(str(name))
@@ -154,7 +154,7 @@ def _pack(name: object, seen: Any) -> tuple[str, object]:
     seen(text.encode())
     data = Document(text, str(path)).data
     assert isinstance(data, dict)  # noqa: S101  (a test loads every pack)
-    kind = next(key for key in data if key in kinds())
+    kind = next(key for key in data if key in kinds(resources))
     return kind, data[kind]
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
-from filters.registry import Resources
+from filters.errors import FilterConfigError
+from gateway.cli.options import settings_from, settings_options
+from gateway.resources import make_resources
+from gateway.settings import Settings
 from policies.errors import PolicyInvalid
 from policies.examples import Outcome, run_examples
 from policies.loader import Loaded, library, load
@@ -22,10 +27,12 @@ def policy() -> None:
 
 @policy.command()
 @click.argument("files", nargs=-1, required=True)
-def lint(files: tuple[str, ...]) -> None:
+@settings_options("filter")
+def lint(files: tuple[str, ...], config: Path | None, **given: Any) -> None:
     """Say what is wrong with policy FILES, as `file:line:column: what`. Exit code 1 if anything."""
+    settings = settings_from(config, given)
     for file in files:
-        loaded = _load(file)
+        loaded = _load(file, settings)
         rules = sum(
             len(rules) for rules in (loaded.spec.input, loaded.spec.output, loaded.spec.tools)
         )
@@ -37,11 +44,20 @@ def lint(files: tuple[str, ...]) -> None:
 @click.option("--cuts", default=25, show_default=True, help="Random cuts of each example.")
 @click.option("--seed", default=0, show_default=True, help="Of the random cuts.")
 @click.option("-v", "--verbose", is_flag=True, help="Show examples that hold, too.")
-def test(files: tuple[str, ...], cuts: int, seed: int, verbose: bool) -> None:
+@settings_options("filter")
+def test(
+    files: tuple[str, ...],
+    cuts: int,
+    seed: int,
+    verbose: bool,
+    config: Path | None,
+    **given: Any,
+) -> None:
     """Run the examples of policy FILES, whole and in random cuts. Exit code 1 if one fails."""
+    settings = settings_from(config, given)
     failed = 0
     for file in files:
-        outcomes = asyncio.run(_outcomes(_load(file), cuts, seed))
+        outcomes = asyncio.run(_outcomes(_load(file, settings), cuts, seed))
         for outcome in outcomes:
             if outcome.problem or verbose or outcome.skipped:
                 note = outcome.problem or outcome.skipped or "ok"
@@ -71,9 +87,9 @@ async def _outcomes(loaded: Loaded, cuts: int, seed: int) -> list[Outcome]:
     return [outcome async for outcome in run_examples(loaded, cuts=cuts, seed=seed)]
 
 
-def _load(file: str) -> Loaded:
+def _load(file: str, settings: Settings) -> Loaded:
     try:
-        return load(file, Resources(judge=True))
-    except PolicyInvalid as error:
+        return load(file, make_resources(settings, judge=True))
+    except (PolicyInvalid, FilterConfigError) as error:
         click.echo(str(error), err=True)
         sys.exit(1)

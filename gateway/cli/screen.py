@@ -6,11 +6,15 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
+from filters.errors import FilterConfigError
 from filters.types import Stage
+from gateway.cli.options import settings_from, settings_options
+from gateway.resources import make_resources
 from policies.errors import PolicyInvalid
 from policies.examples import screened
 from policies.loader import load
@@ -31,8 +35,11 @@ STAGES: dict[str, Stage] = {"input": "input", "output": "output", "tools": "tool
     show_default=True,
     help='jsonl: {"text": …} a line. lines: a text a line.',
 )
+@settings_options("filter")
 @click.argument("file", type=click.File(encoding="utf-8"), default="-")
-def screen(source: str, stage: str, form: str, file: TextIO) -> None:
+def screen(
+    source: str, stage: str, form: str, file: TextIO, config: Path | None, **given: Any
+) -> None:
     """Screen the texts in FILE (default: standard input); write a JSON verdict for each line.
 
     \b
@@ -45,8 +52,9 @@ def screen(source: str, stage: str, form: str, file: TextIO) -> None:
     exit code is 1.
     """
     try:
-        policy = load(source).policy
-    except PolicyInvalid as error:
+        resources = make_resources(settings_from(config, given), judge=False)
+        policy = load(source, resources).policy
+    except (PolicyInvalid, FilterConfigError) as error:
         click.echo(str(error), err=True)
         sys.exit(2)
     sys.exit(asyncio.run(_screen(policy, STAGES[stage], _texts(file, form), file.name)))

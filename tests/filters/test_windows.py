@@ -114,7 +114,7 @@ async def test_a_filter_in_one_coroutine() -> None:
 
 def test_kinds_are_built_by_name_and_errors_name_what_is_wrong() -> None:
     resources = Resources(classifiers={"words": WordScorer()}, judge=True)
-    assert {"regex", "classifier", "critique"} <= set(kinds())
+    assert {"regex", "classifier", "critique"} <= set(kinds(resources))
     assert build("classifier", "c", "words", resources).name == "c"
     assert build("critique", "d", {"question": "Q?", "yes": " oui"}, resources).name == "d"
     for kind, options, words in [

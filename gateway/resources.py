@@ -1,0 +1,21 @@
+"""What the settings hand to filters."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from filters.classifier import Scorer
+from filters.registry import Resources
+from gateway.settings import Settings
+
+
+def make_resources(settings: Settings, *, judge: bool) -> Resources:
+    """What filters may be handed. Raises FilterConfigError."""
+    classifiers: dict[str, Scorer] = {}
+    if settings.classifiers:
+        made = import_module("filters.sequence_classifier").SequenceClassifier
+        for name, one in settings.classifiers.items():
+            classifiers[name] = made(
+                one.model, one.labels, activation=one.activation, device=one.device
+            )
+    return Resources(classifiers=classifiers, judge=judge, kinds=settings.kinds)
