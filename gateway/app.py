@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from starlette.background import BackgroundTask
 from starlette.types import Receive, Scope, Send
 
 from filters.types import Context, Piece
@@ -79,9 +80,14 @@ class _Api:
             return _Stream(exchange, _frames(exchange, written, self._doors.keep_alive))
         try:
             whole = await _unless_gone(request, written.whole())
-        finally:
+            await exchange.settle()
+        except BaseException:
             await exchange.aclose()
-        return JSONResponse(whole, headers=exchange.headers)
+            raise
+        # Filters that only watch may still be at it; the answer does not wait for them.
+        return JSONResponse(
+            whole, headers=exchange.headers, background=BackgroundTask(exchange.aclose)
+        )
 
     async def moderations(self, request: Request) -> Response:
         return await _guarded(request, self._moderations)
@@ -249,7 +255,7 @@ async def _frames(
     try:
         async for chunk in _with_comments(written.chunks(), keep_alive):
             yield b": waiting\n\n" if chunk is None else frame(chunk)
-        await exchange.aclose()  # a client that has read the end may send its next request
+        await exchange.settle()  # a client that has read the end may send its next request
         yield DONE
     except Exception as error:  # noqa: BLE001  (as in _guarded; the status line is out already)
         yield frame(http_error(error)[1])

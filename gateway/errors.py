@@ -22,6 +22,7 @@ The table at the end turns these, and those of the other packages, into HTTP.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -182,7 +183,9 @@ def http_error(
     """
     answer = next((a for kind, a in TABLE if isinstance(error, kind)), _UNFORESEEN)
     if answer is _UNFORESEEN:
-        log.error("unforeseen %s", type(error).__name__, exc_info=error)
+        # Where it happened, but not its message: that may hold a user's text.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        log.error("unforeseen %s\n%s", type(error).__name__, where)
     body: dict[str, Any] = {
         "message": str(error) if answer.tell else _UNTOLD[answer.code or ""],
         "type": answer.type,

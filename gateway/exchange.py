@@ -62,6 +62,7 @@ class Exchange:
         self._prompt_tokens = 0
         self._lease: Lease | None = None
         self._beat: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._blocked_prompt = False
         services.metrics.running.inc()
@@ -114,35 +115,50 @@ class Exchange:
             if not choice.verdicts:
                 await choice.judge()
 
-    async def aclose(self) -> None:
-        """Step 5. Cancels what still runs. Safe at any time, and again.
+    async def settle(self) -> None:
+        """Cancel what still runs, and give back what was not used. Safe at any time, and again.
 
         Runs to its end even if the caller is cancelled, as it is when its client goes away.
         """
+        self._settling = self._settling or asyncio.create_task(self._settle())
+        await asyncio.shield(self._settling)
+
+    async def aclose(self) -> None:
+        """Step 5: settle; then wait for filters that only watch, and count what happened."""
         self._closing = self._closing or asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
-    async def _close(self) -> None:
-        metrics = self._services.metrics
-        metrics.running.dec()
+    async def _settle(self) -> None:
         if self._beat is not None:
             self._beat.cancel()
         for choice in self.choices:
             await choice.aclose()
-        await self.judge()
-        for choice in self.choices:
-            metrics.held.observe(choice.most_held)
-            for stage, verdict in choice.verdicts:
-                self._count(stage, verdict)
-        used = self.usage if self.choices else Usage(0, 0)
-        metrics.tokens.labels("input").inc(used.prompt_tokens)
-        metrics.tokens.labels("output").inc(used.completion_tokens)
         if self._lease is not None:
+            used = self._used()
             blocked = self._blocked_prompt or any(choice.blocked for choice in self.choices)
             total = used.prompt_tokens + used.completion_tokens
             # Never settled, a lease ends by itself; nobody's answer fails for that.
             with suppress(LimitsUnavailable):
                 await self._lease.settle(tokens_used=total, blocked=blocked)
+
+    async def _close(self) -> None:
+        metrics = self._services.metrics
+        try:
+            await self.settle()
+            await self.judge()
+            for choice in self.choices:
+                metrics.held.observe(choice.most_held)
+                for stage, verdict in choice.verdicts:
+                    self._count(stage, verdict)
+            used = self._used()
+            metrics.tokens.labels("input").inc(used.prompt_tokens)
+            metrics.tokens.labels("output").inc(used.completion_tokens)
+        finally:
+            metrics.running.dec()
+
+    def _used(self) -> Usage:
+        """Nothing, if the engine was never asked."""
+        return self.usage if self.choices else Usage(0, 0)
 
     async def _admit(self, caller: Caller) -> None:
         services, request = self._services, self.request

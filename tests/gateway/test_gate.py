@@ -68,7 +68,7 @@ async def test_200_requests_at_once_pass_a_limit_of_50_exactly_50_times(redis: R
         assert headers["x-ratelimit-reset-requests"]
         assert 0 < int(headers["retry-after"]) <= 61
         assert int(headers["retry-after-ms"]) <= 61_000
-        assert gateway.count("gardefou_limit_refusals_total", limit="requests") == 150
+        assert await gateway.count("gardefou_limit_refusals_total", limit="requests") == 150
         with pytest.raises(openai.RateLimitError):
             await gateway.client.chat.completions.create(
                 model="scripted", messages=[{"role": "user", "content": "?"}]
@@ -172,7 +172,9 @@ async def test_metrics_count_decisions_and_hold_no_text(redis: Redis, tmp_path: 
         await gateway.post(ask("a private dolt"))
         labels = {"policy": "words", "mode": "enforce", "filter": "own", "category": "toxicity"}
         for stage, action in (("input", "flag"), ("output", "redact")):
-            found = gateway.count("gardefou_decisions_total", **labels, stage=stage, action=action)
+            found = await gateway.count(
+                "gardefou_decisions_total", **labels, stage=stage, action=action
+            )
             assert found == 1
         async with gateway.http.get(gateway.url + "/metrics") as answer:
             text = await answer.text()
@@ -189,7 +191,9 @@ async def test_monitor_mode_changes_nothing_and_counts(redis: Redis, tmp_path: P
         assert body["choices"][0]["message"]["content"] == "a dolt"
         labels = {"policy": "words", "mode": "monitor", "filter": "own", "category": "toxicity"}
         for _ in range(100):
-            if gateway.count("gardefou_decisions_total", **labels, stage="output", action="redact"):
+            if await gateway.count(
+                "gardefou_decisions_total", **labels, stage="output", action="redact"
+            ):
                 break
             await asyncio.sleep(0.01)
         else:
@@ -216,7 +220,7 @@ async def test_an_edited_policy_is_taken_up_and_a_broken_one_is_not(
         assert await says(gateway, "a dolt")
         file.write_text(WORDS.replace("do: redact", "do: redct"))
         for _ in range(100):
-            if gateway.count("gardefou_policy_loads_total", outcome="refused"):
+            if await gateway.count("gardefou_policy_loads_total", outcome="refused"):
                 break
             await asyncio.sleep(0.01)
         assert await says(gateway, "a dolt")

@@ -60,9 +60,14 @@ class Gateway:
         lines = [line[6:] for line in raw.split("\n") if line.startswith("data: ")]
         return [json.loads(line) for line in lines if line != "[DONE]"], raw
 
-    def count(self, name: str, **labels: str) -> float:
-        """A metric's value now."""
-        return self.services.metrics.registry.get_sample_value(name, labels) or 0.0
+    async def count(self, name: str, **labels: str) -> float:
+        """A metric's value, once no request runs any more."""
+        registry = self.services.metrics.registry
+        for _ in range(500):
+            if not registry.get_sample_value("gardefou_running_requests"):
+                break
+            await asyncio.sleep(0.01)
+        return registry.get_sample_value(name, labels) or 0.0
 
 
 def ask(text: str, **more: Any) -> dict[str, Any]:
