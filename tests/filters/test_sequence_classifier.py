@@ -1,0 +1,101 @@
+"""Any transformers sequence classifier, on a tiny one made here."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from filters.classifier import ClassifierFilter
+from filters.errors import FilterConfigError
+from filters.registry import Resources, build
+from filters.sequence_classifier import SequenceClassifier
+from filters.types import Context, Piece
+
+WORDS = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "good", "bad", "awful", "day", "."]
+LABELS = {"insult": "toxicity", "slur": "toxicity", "fine": "benign"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A classifier whose score depends on its input ids alone; 16 positions, 4 labels."""
+    where = str(tmp_path_factory.mktemp("classifier"))
+    tokenizer = Tokenizer(WordLevel({w: n for n, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_max_length=16
+    )
+    fast.save_pretrained(where)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+        initializer_range=1.0,
+        id2label={0: "fine", 1: "insult", 2: "slur", 3: "other"},
+        label2id={"fine": 0, "insult": 1, "slur": 2, "other": 3},
+    )
+    BertForSequenceClassification(config).save_pretrained(where)
+    return where
+
+
+async def test_labels_are_mapped_and_the_highest_counts(folder: str) -> None:
+    scorer = SequenceClassifier(folder, LABELS)
+    assert set(scorer.categories) == {"toxicity", "benign"}
+    [scores] = await scorer.score(["good day ."])
+    everything = SequenceClassifier(folder, {n: n for n in ("fine", "insult", "slur", "other")})
+    [each] = await everything.score(["good day ."])
+    assert math.isclose(sum(each.values()), 1.0, rel_tol=1e-5)
+    assert scores == {"toxicity": max(each["insult"], each["slur"]), "benign": each["fine"]}
+
+
+async def test_a_text_scores_the_same_in_any_company(folder: str) -> None:
+    scorer = SequenceClassifier(folder, LABELS, activation="sigmoid")
+    texts = ["good day .", "bad", "awful awful day . good"]
+    together = await scorer.score(texts)
+    alone = [(await scorer.score([text]))[0] for text in reversed(texts)]
+    assert list(together) == alone[::-1]
+
+
+async def test_text_past_the_models_length_is_scored_too(folder: str) -> None:
+    scorer = SequenceClassifier(folder, LABELS, activation="sigmoid")
+    end = " ".join(["awful"] * 16)
+    [tail] = await scorer.score([end])
+    [long] = await scorer.score(["good " * 64 + end])
+    assert long["toxicity"] >= tail["toxicity"] - 1e-6
+
+
+async def test_the_event_loop_runs_on_while_it_scores(folder: str) -> None:
+    scorer = SequenceClassifier(folder, LABELS)
+    scoring = asyncio.create_task(scorer.score(["good day ."] * 50))
+    ticks = 0
+    while not scoring.done():
+        await asyncio.sleep(0)
+        ticks += 1
+    assert ticks > 50
+
+
+async def test_as_a_filter(folder: str) -> None:
+    resources = Resources(classifiers={"guard": SequenceClassifier(folder, LABELS)})
+    made = build("classifier", "meaning", "guard", resources)
+    assert isinstance(made, ClassifierFilter)
+    scan = made.open(Context("output"))
+    step = await scan.feed(Piece("good day. bad"), final=True)
+    assert [f.category for f in step.findings] == ["toxicity", "benign"] * 2
+
+
+def test_what_cannot_be_loaded_says_why(folder: str, tmp_path: Path) -> None:
+    with pytest.raises(FilterConfigError, match="no label 'rude': fine, insult"):
+        SequenceClassifier(folder, {"rude": "toxicity"})
+    with pytest.raises(FilterConfigError, match="cannot be loaded"):
+        SequenceClassifier(str(tmp_path), LABELS)
