@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,6 +185,30 @@ def test_settings_files_load(tmp_path: Path) -> None:
     file.write_text(text, encoding="utf-8")
     assert isinstance(read_settings({}, file), Settings)
     assert read_settings({}, file).classifiers
+
+
+def defined() -> set[str]:
+    """Classes, functions and `Class.method`s of the four packages."""
+    names: set[str] = set()
+    for package in ("gateway", "policies", "filters", "model_runner"):
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                    names.add(node.name)
+                if isinstance(node, ast.ClassDef):
+                    names |= {f"{node.name}.{name}" for name in methods(node)}
+    return names
+
+
+def methods(node: ast.ClassDef) -> set[str]:
+    return {n.name for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_the_request_s_life_names_what_there_is() -> None:
+    text = (DOCS / "structure.md").read_text(encoding="utf-8")
+    said = set(re.findall(r"`(_?[A-Z]\w+(?:\.\w+)?|[a-z]+_[a-z]+)`", text))
+    assert len(said) > 15
+    assert said - defined() - {"Host", "Origin"} == set()
 
 
 @every_page
