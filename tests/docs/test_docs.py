@@ -188,7 +188,7 @@ def test_settings_files_load(tmp_path: Path) -> None:
 
 
 def defined() -> set[str]:
-    """Classes, functions and `Class.method`s of the four packages."""
+    """Classes, functions, `Class.method`s and fields of the four packages."""
     names: set[str] = set()
     for package in ("gateway", "policies", "filters", "model_runner"):
         for file in (ROOT / package).rglob("*.py"):
@@ -197,6 +197,8 @@ def defined() -> set[str]:
                     names.add(node.name)
                 if isinstance(node, ast.ClassDef):
                     names |= {f"{node.name}.{name}" for name in methods(node)}
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    names.add(node.target.id)
     return names
 
 
