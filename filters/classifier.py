@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
-
 from filters.errors import FilterConfigError, FilterFailed
 from filters.registry import Resources
-from filters.types import Context, Finding, Piece, Progress, Scope
+from filters.types import Context, Finding, Piece, Progress, Scope, Scorer
 from filters.windows import Windows
-
-
-class Scorer(Protocol):
-    """A text classifier. `categories`: what it scores, each 0 to 1 and independent of the others.
-
-    `score` is a pure function of each text: neither order nor company of texts changes a score.
-    """
-
-    @property
-    def categories(self) -> Sequence[str]: ...
-
-    async def score(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]: ...
 
 
 class ClassifierFilter:

@@ -19,13 +19,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filters.errors import FilterConfigError
-from filters.types import Filter
-
-if TYPE_CHECKING:
-    from filters.classifier import Scorer
+from filters.types import Filter, Scorer
 
 GROUP = "gardefou.filters"
 BUILT_IN = {

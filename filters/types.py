@@ -105,6 +105,18 @@ class Context:
     judge: Judge | None = None
 
 
+class Scorer(Protocol):
+    """A text classifier. `categories`: what it scores, each 0 to 1 and independent of the others.
+
+    `score` is a pure function of each text: neither order nor company of texts changes a score.
+    """
+
+    @property
+    def categories(self) -> Sequence[str]: ...
+
+    async def score(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]: ...
+
+
 class Scan(Protocol):
     """One text that grows. A whole text is one feed with `final=True`."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from filters.classifier import Scorer
 from filters.registry import Resources
+from filters.types import Scorer
 from gateway.settings import Settings
 
 

@@ -15,8 +15,8 @@ import uvicorn
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
-from filters.classifier import Scorer
 from filters.registry import Resources
+from filters.types import Scorer
 from gateway.app import Doors, create_app
 from gateway.caller import Gate
 from gateway.exchange import Services
