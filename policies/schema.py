@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+def _one_or_many(item: dict[str, object]) -> dict[str, object]:
+    return {"anyOf": [item, {"type": "array", "items": item}]}
+
+
+# What may be written, for editors: validators take a single text for a list of one.
+_TEXT: dict[str, object] = {"type": "string"}
+_TEXTS = _one_or_many(_TEXT)
+_ROLE: dict[str, object] = {"enum": list(get_args(Role))}
+_SAY: dict[str, object] = {"anyOf": [_TEXT, {"type": "object", "additionalProperties": _TEXT}]}
+Texts = Annotated[tuple[str, ...], WithJsonSchema(_TEXTS)]
 
 
 class _Strict(BaseModel):
@@ -52,6 +76,20 @@ class When(_Strict):
             flat["but"] = _texts(value["except"], "except")
         return flat
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The form that is written, not the one that it is flattened to."""
+        made = handler.resolve_ref_schema(handler(core))
+        return {
+            "type": "object",
+            "description": made["description"],
+            "properties": {"at": made["properties"]["at"], "except": _TEXTS},
+            "additionalProperties": _TEXTS,
+            "minProperties": 1,
+        }
+
 
 class Examples(_Strict):
     """Texts that the rule must answer and texts that it must let pass.
@@ -59,8 +97,8 @@ class Examples(_Strict):
     hit: a list, or `{text: text as released}`.
     """
 
-    hit: tuple[str, ...] | dict[str, str] = ()
-    pass_: Annotated[tuple[str, ...], Field(alias="pass")] = ()
+    hit: Texts | dict[str, str] = ()
+    pass_: Annotated[Texts, Field(alias="pass")] = ()
 
     @field_validator("hit", "pass_", mode="before")
     @classmethod
@@ -77,8 +115,8 @@ class RuleSpec(_Strict):
     id: Name
     when: When
     do: Literal["allow", "flag", "redact", "revise", "block"]
-    roles: tuple[Literal["system", "developer", "user", "assistant", "tool"], ...] = ()
-    say: dict[str, str] = Field(default_factory=dict)
+    roles: Annotated[tuple[Role, ...], WithJsonSchema(_one_or_many(_ROLE))] = ()
+    say: Annotated[dict[str, str], WithJsonSchema(_SAY)] = Field(default_factory=dict)
     examples: Examples = Examples()
 
     @field_validator("roles", mode="before")
