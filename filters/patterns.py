@@ -12,7 +12,7 @@ Checked against `fullmatch(text, i, partial=True)` at every start: see tests/fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import regex
@@ -85,18 +85,42 @@ def join(rules: Sequence[Rule]) -> tuple[regex.Pattern[str], regex.Pattern[str]]
     return regex.compile(any_match, FLAGS), regex.compile(rf"(?:{alive})(?s:.)(?!)", FLAGS)
 
 
-def terms_pattern(terms: Sequence[str]) -> str:
+def terms_pattern(terms: Sequence[str], allow: Sequence[str] = ()) -> str:
     """A pattern for any of `terms`, whatever their case and the white space between their words.
 
     A term is bounded by words' ends where it begins or ends with a word character.
+    allow: longer phrases; a term does not count where it stands inside one of them.
     """
     bodies = []
     for term in sorted(set(terms), key=lambda term: (-len(term), term)):
-        body = r"\s{1,8}".join(regex.escape(word) for word in term.split())
-        left = r"\b" if term.strip()[:1].isalnum() else ""
-        right = r"\b" if term.strip()[-1:].isalnum() else ""
-        bodies.append(left + body + right)
+        vetoes = "".join(veto for phrase in allow for veto in _vetoes(term, phrase))
+        bodies.append(vetoes + _bounded(term))
     return "(?i)" + "|".join(bodies)
+
+
+def _bounded(phrase: str) -> str:
+    phrase = phrase.strip()
+    left = r"\b" if phrase[0].isalnum() else ""
+    right = r"\b" if phrase[-1].isalnum() else ""
+    return left + _spaced(phrase) + right
+
+
+def _spaced(phrase: str) -> str:
+    return r"\s{1,8}".join(regex.escape(word) for word in regex.split(r"\s+", phrase))
+
+
+def _vetoes(term: str, phrase: str) -> Iterator[str]:
+    """Look-arounds that fail where `term` stands inside `phrase`, one for each place in it."""
+    inner, outer = (" ".join(text.split()).lower() for text in (term, phrase))
+    at = outer.find(inner)
+    while at >= 0:
+        before, after = outer[:at], outer[at + len(inner) :]
+        left = r"\b" if outer[0].isalnum() else ""
+        right = r"\b" if outer[-1].isalnum() else ""
+        if before or after:
+            behind = f"(?<={left}{_spaced(before)})" if before else ""
+            yield f"(?!{behind}{_spaced(inner)}{_spaced(after)}{right})"
+        at = outer.find(inner, at + 1)
 
 
 def _split_flags(source: str) -> tuple[str, str]:

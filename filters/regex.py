@@ -45,7 +45,7 @@ class RegexFilter:
 
     @classmethod
     def from_options(cls, name: str, options: object, resources: Resources) -> RegexFilter:
-        """Build from YAML: `{category: pattern | [pattern] | {pattern | terms, check}}`."""
+        """Build from YAML: `{category: pattern | [pattern] | {pattern | terms, check, allow}}`."""
         return cls(name, list(_rules(options)), cap=resources.cap)
 
     @property
@@ -166,9 +166,11 @@ def _rule(category: str, entry: object, path: tuple[str | int, ...]) -> Rule:
         return compile_rule(category, entry, path=path)
     if not isinstance(entry, Mapping):
         raise FilterConfigError("expected a pattern, or {pattern: …} or {terms: […]}", path)
-    if unknown := set(entry) - {"pattern", "terms", "check"}:
+    if unknown := set(entry) - {"pattern", "terms", "check", "allow"}:
         word = min(unknown)
-        raise FilterConfigError(f"unknown key {word!r}: pattern, terms, check", (*path, word))
+        raise FilterConfigError(
+            f"unknown key {word!r}: pattern, terms, check, allow", (*path, word)
+        )
     check = entry.get("check")
     if check is not None and check not in VALIDATORS:
         known = ", ".join(sorted(VALIDATORS))
@@ -177,14 +179,19 @@ def _rule(category: str, entry: object, path: tuple[str | int, ...]) -> Rule:
         raise FilterConfigError("give either `pattern` or `terms`", path)
     key = "pattern" if "pattern" in entry else "terms"
     source = entry[key]
+    if "allow" in entry and key != "terms":
+        raise FilterConfigError("`allow` goes with `terms`", (*path, "allow"))
     if key == "terms":
-        if not isinstance(source, list) or not source or not all(_is_term(t) for t in source):
-            raise FilterConfigError("`terms` is a list of words or phrases", (*path, key))
-        source = terms_pattern(source)
+        source = terms_pattern(_terms(entry, key, path), _terms(entry, "allow", path))
     if not isinstance(source, str):
         raise FilterConfigError("`pattern` is text", (*path, key))
     return compile_rule(category, source, VALIDATORS.get(check or ""), (*path, key))
 
 
-def _is_term(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+def _terms(entry: Mapping[str, object], key: str, path: tuple[str | int, ...]) -> list[str]:
+    terms = entry.get(key, [] if key == "allow" else None)
+    if not isinstance(terms, list) or (key == "terms" and not terms):
+        raise FilterConfigError(f"`{key}` is a list of words or phrases", (*path, key))
+    if not all(isinstance(term, str) and term.strip() for term in terms):
+        raise FilterConfigError(f"`{key}` is a list of words or phrases", (*path, key))
+    return terms

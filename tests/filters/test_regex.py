@@ -142,6 +142,35 @@ async def test_terms_are_whole_words_in_any_case_and_spacing() -> None:
     assert [text[f.span.start : f.span.end] for f in findings] == ["Blue  Moon", "L'ARME", "!!"]
 
 
+ALLOWED = {"x": {"terms": ["ab", "b c"], "allow": ["ab-ba", "c ab", "a'ab", "b c b", "abc"]}}
+
+
+@given(st.text(alphabet="abc '-", max_size=24), st.lists(st.integers(0, 24), max_size=6))
+async def test_a_term_does_not_count_inside_an_allowed_phrase(text: str, cuts: list[int]) -> None:
+    """Against the plain meaning: every whole term that no whole allowed phrase covers."""
+
+    def places(phrases: list[str]) -> list[tuple[int, int]]:
+        sources = [r"\b" + p.replace(" ", r"\s{1,8}") + r"\b" for p in phrases]
+        return [m.span() for s in sources for m in regex.finditer(s, text, overlapped=True)]
+
+    found_by = build("f", ALLOWED)
+    findings, _ = await scan(found_by, text, [c for c in cuts if c <= len(text)])
+    allowed = places(ALLOWED["x"]["allow"])
+    expected, last = [], 0  # longer terms first, left to right, none overlapping
+    for start, end in sorted(places(ALLOWED["x"]["terms"]), key=lambda s: (s[0], -s[1])):
+        if start >= last and not any(a <= start and end <= b for a, b in allowed):
+            expected.append((start, end))
+            last = end
+    assert [(f.span.start, f.span.end) for f in findings] == expected
+
+
+async def test_allow_lists_know_hyphens_and_elisions() -> None:
+    options = {"x": {"terms": ["cul", "arme"], "allow": ["cul-de-sac", "cul de sac"]}}
+    text = "Un cul-de-sac, un Cul  de  sac, l'arme, un cul, culinaire"
+    findings, _ = await scan(build("f", options), text, [5, 8, 9])
+    assert [text[f.span.start : f.span.end] for f in findings] == ["arme", "cul"]
+
+
 async def test_a_check_may_reject_a_match() -> None:
     found_by = build("f", {"card": {"pattern": r"\b\d(?:[ -]?\d){12,18}\b", "check": "luhn"}})
     text = "4539 1488 0343 6467 and 4539 1488 0343 6468"
@@ -165,6 +194,8 @@ async def test_a_check_may_reject_a_match() -> None:
         ({"x": {"pattern": "a", "check": "lun"}}, ("x", "check"), "luhn"),
         ({"x": {"pattern": "a", "terms": ["b"]}}, ("x",), "either"),
         ({"x": {"terms": []}}, ("x", "terms"), "list of words"),
+        ({"x": {"terms": ["a"], "allow": [3]}}, ("x", "allow"), "list of words"),
+        ({"x": {"pattern": "a", "allow": ["b"]}}, ("x", "allow"), "goes with `terms`"),
         ({"x": 3}, ("x",), "expected a pattern"),
         ({}, (), "expected {category"),
     ],
