@@ -2,7 +2,7 @@
 # Talks to a gateway with curl. Start one first: make serve
 set -euo pipefail
 URL=${GARDEFOU_URL:-http://127.0.0.1:8080}
-MODEL=${GARDEFOU_MODEL:-gardefou-demo}
+MODEL=${MODEL:-gardefou-demo}
 
 ask() { # $1: what to say; the rest: more arguments of curl
   local text=$1

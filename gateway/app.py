@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -18,12 +18,14 @@ from starlette.types import Receive, Scope, Send
 
 from filters.types import Context, Piece
 from gateway.caller import Gate
-from gateway.errors import ClientGone, InvalidBody, UnknownModel, http_error
-from gateway.exchange import Exchange, Services
+from gateway.errors import ClientGone, InvalidBody, LimitsUnavailable, UnknownModel, http_error
+from gateway.exchange import Exchange, Services, admit
 from gateway.request_log import RequestLog
 from gateway.wire.openai_chat import DONE, Answer, ChatRequest, frame
 from gateway.wire.openai_moderations import ModerationRequest, answer
+from policies.plan import Policy
 from policies.screen import StreamScreen
+from policies.types import Verdict
 
 Body = TypeVar("Body", bound=BaseModel)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -97,21 +99,22 @@ class _Api:
         body = await _body(request, ModerationRequest)
         # Asked what it finds, a policy that only monitors says so too.
         policy = replace(self._services.policies.get(caller.policy), mode="enforce")
-        lease = await self._services.limiter.admit(caller.id, caller.limits, tokens=0)
+        lease = await admit(self._services, caller, 0)
         try:
-            verdicts = []
-            for text in body.texts():
-                screen = StreamScreen(
-                    policy.plan("input", role="user"),
-                    Context("input"),
-                    budget=self._services.budget,
-                )
-                await screen.push(Piece(text), final=True)
-                verdicts.append(await screen.verdict())
-                await screen.aclose()
+            verdicts = [await self._moderated(policy, text) for text in body.texts()]
         finally:
-            await lease.settle(tokens_used=0)
+            with suppress(LimitsUnavailable):
+                await lease.settle(tokens_used=0)
         return JSONResponse(answer(body.model, verdicts, caller.role), headers=lease.headers)
+
+    async def _moderated(self, policy: Policy, text: str) -> Verdict:
+        plan = policy.plan("input", role="user")
+        screen = StreamScreen(plan, Context("input"), budget=self._services.budget)
+        try:
+            await screen.push(Piece(text), final=True)
+            return await screen.verdict()
+        finally:
+            await screen.aclose()
 
     async def models(self, request: Request) -> Response:
         return await _guarded(request, self._models)
@@ -133,6 +136,13 @@ class _Api:
 
     async def readyz(self) -> Response:
         """200 when requests can be served; else 503 with what is missing."""
+        checks = await self._checks()
+        ok = all(check == "ok" for check in checks.values())
+        status = {"status": "ok" if ok else "not ready", "checks": checks}
+        return JSONResponse(status, status_code=200 if ok else 503)
+
+    async def _checks(self) -> Mapping[str, str]:
+        """What serving needs, each `ok` or what is wrong with it."""
         health = self._services.runner.health()
         checks = {"engine": "ok" if health.ok else health.detail or "not ready"}
         try:
@@ -140,13 +150,12 @@ class _Api:
             checks["redis"] = "ok"
         except (RedisError, OSError) as error:
             checks["redis"] = type(error).__name__
-        ok = all(check == "ok" for check in checks.values())
-        self._services.metrics.ready.set(ok)
-        status = {"status": "ok" if ok else "not ready", "checks": checks}
-        return JSONResponse(status, status_code=200 if ok else 503)
+        self._services.metrics.ready.set(set(checks.values()) == {"ok"})
+        return checks
 
     async def metrics(self) -> Response:
         metrics = self._services.metrics
+        await self._checks()
         return Response(metrics.render(), media_type=metrics.content_type)
 
     def _known(self, model: str) -> str:

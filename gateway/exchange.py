@@ -16,8 +16,9 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from typing import NoReturn
 
-from filters.types import Context, Piece, Stage, Turn
+from filters.types import Context, Piece, Stage
 from gateway.caller import Caller
 from gateway.choice import Choice, Event
 from gateway.conversation import Part, Place, parts, preceding, turns, with_texts
@@ -29,7 +30,7 @@ from gateway.policy_store import PolicyStore
 from model_runner.types import GenerateRequest, ModelRunner, Usage
 from policies.plan import Policy
 from policies.screen import Budget, StreamScreen
-from policies.types import Action, Verdict
+from policies.types import Verdict
 
 #: Events of one choice that wait for a slow reader before its engine does.
 QUEUE = 32
@@ -54,7 +55,7 @@ class Exchange:
     def __init__(self, services: Services, policy: Policy, request: GenerateRequest) -> None:
         self.request = request
         self.policy = policy
-        self.prompt_verdicts: list[tuple[Part, Verdict]] = []
+        self._prompt: list[tuple[Part, StreamScreen]] = []
         self.choices: list[Choice] = []
         self.headers: dict[str, str] = {}
         self._services = services
@@ -133,6 +134,8 @@ class Exchange:
             self._beat.cancel()
         for choice in self.choices:
             await choice.aclose()
+        for _, screen in self._prompt:
+            await screen.aclose()
         if self._lease is not None:
             used = self._used()
             blocked = self._blocked_prompt or any(choice.blocked for choice in self.choices)
@@ -146,6 +149,8 @@ class Exchange:
         try:
             await self.settle()
             await self.judge()
+            for part, verdict in await self.prompt_verdicts():
+                self._count(part.stage, verdict)
             for choice in self.choices:
                 metrics.held.observe(choice.most_held)
                 for stage, verdict in choice.verdicts:
@@ -173,49 +178,39 @@ class Exchange:
             sampling = replace(sampling, max_tokens=room)
             self.request = replace(request, sampling=sampling)
         most = self._prompt_tokens + (sampling.max_tokens or 0) * sampling.n
-        try:
-            self._lease = await services.limiter.admit(caller.id, caller.limits, tokens=most)
-        except LimitExceeded as error:
-            services.metrics.refusals.labels(error.kind).inc()
-            raise
-        except LimitsUnavailable:
-            if services.refuse_without_limits:
-                raise
-            self._lease = await services.limiter.admit(caller.id, Limits(), tokens=most)
+        self._lease = await admit(services, caller, most)
         self.headers = self._lease.headers
         self._beat = asyncio.create_task(self._lease.keep_alive())
 
     async def _screen_prompt(self) -> None:
         said = turns(self.request)
-        listed = list(parts(self.request))
-        verdicts = await asyncio.gather(*(self._screen_part(p, said) for p in listed))
-        self.prompt_verdicts = list(zip(listed, verdicts, strict=True))
+        for part in parts(self.request):
+            context = Context(part.stage, part.role, conversation=said)
+            self._prompt.append((part, self._screen(part.stage, context)))
+        steps = await asyncio.gather(
+            *(screen.push(Piece(part.text), final=True) for part, screen in self._prompt)
+        )
         texts: dict[Place, str] = {}
-        for part, verdict in self.prompt_verdicts:
-            if verdict.action is Action.BLOCK:
-                self._blocked_prompt = True
-                rule = self.policy.rule(verdict.rule or "")
-                raise PromptBlocked(part.path, verdict, rule.say if rule else {})
-            if verdict.text != part.text:
-                texts[part.path] = verdict.text
+        for (part, screen), step in zip(self._prompt, steps, strict=True):
+            if step.then == "stop":
+                await self._refuse(part, screen)
+            if step.release.text != part.text:
+                texts[part.path] = step.release.text
         try:
             self.request = with_texts(self.request, texts)
-        except ValueError as error:
+        except ValueError:
             # A redaction broke a tool's schema: it cannot be sent, redacted or not.
-            self._blocked_prompt = True
-            path, verdict = next((p.path, v) for p, v in self.prompt_verdicts if v.hits)
-            raise PromptBlocked(path, verdict, {}) from error
+            await self._refuse(*next(p for p in self._prompt if p[0].path in texts))
 
-    async def _screen_part(self, part: Part, said: tuple[Turn, ...]) -> Verdict:
-        context = Context(part.stage, part.role, conversation=said)
-        screen = self._screen(part.stage, context)
-        try:
-            await screen.push(Piece(part.text), final=True)
-            verdict = await screen.verdict()
-        finally:
-            await screen.aclose()
-        self._count(part.stage, verdict)
-        return verdict
+    async def _refuse(self, part: Part, screen: StreamScreen) -> NoReturn:
+        self._blocked_prompt = True
+        verdict = await screen.verdict()
+        rule = self.policy.rule(verdict.rule or "")
+        raise PromptBlocked(part.path, verdict, rule.say if rule else {})
+
+    async def prompt_verdicts(self) -> list[tuple[Part, Verdict]]:
+        """What the policy said of each text of the prompt. Waits for filters that only watch."""
+        return [(part, await screen.verdict()) for part, screen in self._prompt]
 
     async def _start(self) -> None:
         generations = await self._services.runner.open(self.request)
@@ -247,6 +242,19 @@ class Exchange:
         if event.text and self._began:
             self._services.metrics.first_token.observe(perf_counter() - self._began)
             self._began = 0.0
+
+
+async def admit(services: Services, caller: Caller, tokens: int) -> Lease:
+    """A lease on the caller's limits. Raises LimitExceeded, LimitsUnavailable."""
+    try:
+        return await services.limiter.admit(caller.id, caller.limits, tokens=tokens)
+    except LimitExceeded as error:
+        services.metrics.refusals.labels(error.kind).inc()
+        raise
+    except LimitsUnavailable:
+        if services.refuse_without_limits:
+            raise
+        return await services.limiter.admit(caller.id, Limits(), tokens=tokens)
 
 
 async def _pump(choice: Choice, queue: asyncio.Queue[Event | BaseException | None]) -> None:

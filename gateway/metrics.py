@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from filters.types import Stage
+from gateway.limits.types import KINDS
 from policies.types import Verdict
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -79,6 +80,12 @@ class Metrics:
             "gardefou_policy_loads", "Policies loaded, and loads refused.", ["outcome"], registry=r
         )
         self.ready = Gauge("gardefou_ready", "1 if requests can be served.", registry=r)
+
+        # Series that are there from the start: `rate` misses a counter's first step otherwise.
+        for outcome in ("loaded", "refused"):
+            self.policy_loads.labels(outcome)
+        for kind in KINDS:
+            self.refusals.labels(kind)
 
     def verdict(self, policy: str, mode: str, stage: Stage, verdict: Verdict) -> None:
         """Count one text's verdict."""

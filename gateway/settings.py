@@ -61,7 +61,9 @@ class Settings(BaseModel):
         "openai", "vllm: also send vLLM's own fields (a cache salt for each tenant)."
     )
     name: str | None = _field(None, "The name clients use for the model. Default: the model's own.")
-    device: str | None = _field(None, "cuda, cuda:1, mps or cpu. Default: the best that is there.")
+    device: str | None = _field(
+        None, "Where the model runs: cuda, cuda:1, cpu… Default: cuda if there is one, else cpu."
+    )
     dtype: str | None = _field(None, "bfloat16, float16 or float32. Default: what fits the device.")
     policy: tuple[str, ...] = _field(
         ("default",),

@@ -29,7 +29,7 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
             shown = field.default
             many = isinstance(shown, tuple)
             told = None if shown is PydanticUndefined or shown is None else shown
-            default = " ".join(told) if isinstance(told, tuple) else told
+            default = " ".join(told) or None if isinstance(told, tuple) else told
             text = field.description or ""
             command = click.option(
                 f"--{name.replace('_', '-')}",

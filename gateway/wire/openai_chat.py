@@ -183,7 +183,9 @@ class Answer:
     async def chunks(self) -> AsyncIterator[Json]:
         """The stream's chunks. With usage asked for, the last one has it and no choices."""
         for index in range(len(self._exchange.choices)):
-            extra = {"prompt_filter_results": self._prompt_results()} if self._annotate else {}
+            extra = (
+                {"prompt_filter_results": await self._prompt_results()} if self._annotate else {}
+            )
             yield self._chunk(index, {"role": "assistant", "content": ""}) | (
                 extra if not index else {}
             )
@@ -223,7 +225,7 @@ class Answer:
             "usage": _usage(self._exchange.usage),
         }
         if self._annotate:
-            answer["prompt_filter_results"] = self._prompt_results()
+            answer["prompt_filter_results"] = await self._prompt_results()
         return answer
 
     def _chunk(
@@ -246,8 +248,8 @@ class Answer:
         await choice.judge()
         return filter_results(verdict for _, verdict in choice.verdicts)
 
-    def _prompt_results(self) -> list[Json]:
-        verdicts = (verdict for _, verdict in self._exchange.prompt_verdicts)
+    async def _prompt_results(self) -> list[Json]:
+        verdicts = (verdict for _, verdict in await self._exchange.prompt_verdicts())
         return [{"prompt_index": 0, "content_filter_results": filter_results(verdicts)}]
 
 
