@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from filters.errors import FilterConfigError
 from filters.registry import Resources, build, kinds
 from filters.types import Filter, Stage
+from filters.viewed import viewed
 from policies.chain import Link
 from policies.document import Document
 from policies.errors import PolicyInvalid, Problem
@@ -24,7 +25,7 @@ from policies.types import Action, OnError
 
 LIBRARY = Path(__file__).parent / "library"
 #: Options that any filter takes beside its kind.
-COMMON = ("on_error", "ms")
+COMMON = ("on_error", "ms", "views")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +139,19 @@ def _link(
     try:
         if kind == "pack":
             kind, value = _pack(value, seen, resources)
-        made = build(kind, name, value, resources)
+        made = _made(kind, name, value, options, resources)
     except FilterConfigError as error:
-        raise FilterConfigError(str(error), (asked[0], *error.path)) from error
+        at = error.path if error.path[:1] == ("views",) else (asked[0], *error.path)
+        raise FilterConfigError(str(error), at) from error
     return Link(made, ms / 1000, on_error)
+
+
+def _made(
+    kind: str, name: str, value: object, options: Mapping[str, Any], resources: Resources
+) -> Filter:
+    if "views" not in options:
+        return build(kind, name, value, resources)
+    return viewed(name, value, options["views"], lambda o: build(kind, name, o, resources))
 
 
 def _pack(name: object, seen: Any, resources: Resources) -> tuple[str, object]:

@@ -1,0 +1,153 @@
+"""Views: any cut gives the same, offsets are those of the original, and disguises are seen."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from itertools import pairwise
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from filters.errors import FilterConfigError
+from filters.regex import RegexFilter
+from filters.registry import Resources
+from filters.types import Context, Filter, Finding, Piece
+from filters.viewed import ViewedFilter, viewed
+from filters.views import GROUPS, VIEWS, Chars, open_view
+from policies.examples import screened
+from policies.loader import parse
+
+WORDS = ["é", "e\u0301", "ﬁ", "ß", "İ", "ｆ", "а", "\u200b", "𝐛", "aaaa", "b a d", "w.o.r.d", "«"]
+CODED = ["YmFkIHdvcmQgaGVyZQ==", "YmFk", "%62%61%64", "%e", "%C3%A9", "%zz", "\n"]
+PIECES = st.sampled_from([*"abcxyz .-_1!@0", *WORDS, *CODED])
+TEXTS = st.lists(PIECES, max_size=25).map("".join)
+
+
+def see(view: str, text: str, cuts: Sequence[int] = ()) -> Chars:
+    """What a view shows of `text` fed in pieces; checks what it promises on the way."""
+    opened = open_view(view)
+    seen = Chars()
+    edges = [0, *cuts, len(text)]
+    frontier = 0
+    for number, (start, end) in enumerate(pairwise(edges)):
+        chars = opened.feed(text[start:end], final=number == len(edges) - 2)
+        assert all(at >= frontier for at in chars.starts)
+        seen.extend(chars)
+        assert frontier <= opened.frontier <= end
+        frontier = opened.frontier
+    assert frontier == len(text)
+    return seen
+
+
+@given(st.sampled_from(sorted(VIEWS)), TEXTS, st.lists(st.integers(0, 200), max_size=8))
+@example("squeezed", "b a d\u200b aaaa", [1])
+def test_any_cut_shows_the_same(view: str, text: str, cuts: list[int]) -> None:
+    whole = see(view, text)
+    assert see(view, text, sorted(c for c in cuts if c <= len(text))) == whole
+    assert see(view, text, range(1, len(text))) == whole
+    assert whole.starts == sorted(whole.starts)
+    assert all(0 <= s <= e <= len(text) for s, e in zip(whole.starts, whole.ends, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("view", "text", "shown"),
+    [
+        ("plain", "Été", "Été"),
+        ("fold", "ÉtÉ ﬁn ｆull 𝐛old а\u200bb", "ete fin full bold ab"),
+        ("leet", "b4d w0rd", "bad word"),
+        ("leet-l", "he11o", "hello"),
+        ("joined", "so b a d, b.a.d and b-a-d a b", "so bad, bad and bad a b"),
+        ("joined", "il y a un", "il y a un"),
+        ("squeezed", "baaaad cool", "bad cool"),
+        ("squeezed-twice", "coooool", "cool"),
+        ("base64", f"x {base64.b64encode(b'a bad word here').decode()} y", "a bad word here\n"),
+        ("base64", f"{base64.b64encode('déjà vu encore'.encode()).decode()}.", "deja vu encore\n"),
+        ("base64", "ordinary words only", ""),
+        ("percent", f"a {quote('bad é ')} b", "a bad e  b"),
+    ],
+)
+def test_what_a_view_shows(view: str, text: str, shown: str) -> None:
+    assert see(view, text).text == shown
+
+
+def test_a_view_in_a_view() -> None:
+    inner = base64.b64encode(b"a bad word here").decode()
+    twice = base64.b64encode(inner.encode()).decode()
+    assert "a bad word here" in see("base64-twice", twice).text
+
+
+def on_views(*names: str) -> ViewedFilter:
+    def build(options: object) -> Filter:
+        return RegexFilter.from_options("v", options, Resources())
+
+    return viewed("v", {"bad": {"terms": ["bad word", "bête"]}}, list(names), build)
+
+
+async def find(made: Filter, text: str, cuts: Sequence[int] = ()) -> list[Finding]:
+    scan = made.open(Context("output"))
+    found: list[Finding] = []
+    settled = 0
+    edges = [0, *cuts, len(text)]
+    for number, (start, end) in enumerate(pairwise(edges)):
+        step = await scan.feed(Piece(text[start:end]), final=number == len(edges) - 2)
+        assert all(settled <= f.span.start for f in step.findings)
+        assert settled <= step.settled <= end
+        settled = step.settled
+        found += step.findings
+    assert settled == len(text)
+    return sorted(found, key=lambda f: (f.span, f.category))
+
+
+@given(
+    st.lists(PIECES | st.sampled_from(["bad word", "b.a.d w0rd", "bête", "BETE"]), max_size=20),
+    st.lists(st.integers(0, 200), max_size=8),
+)
+async def test_findings_do_not_depend_on_cuts(pieces: list[str], cuts: list[int]) -> None:
+    text = "".join(pieces)
+    made = on_views("plain", "disguised", "decoded")
+    whole = await find(made, text)
+    assert await find(made, text, sorted(c for c in cuts if c <= len(text))) == whole
+    assert await find(made, text, range(1, len(text))) == whole
+    assert len({(f.category, f.span) for f in whole}) == len(whole)
+
+
+@pytest.mark.parametrize(
+    "disguised",
+    [
+        "BAD WORD",
+        "b\u200ba\u200bd w\u2060ord",
+        "bаd wоrd",  # Cyrillic letters
+        "ｂａｄ ｗｏｒｄ",
+        "b4d w0rd",
+        "b a d   w o r d",
+        "b.a.d w.o.r.d",
+        "baaaad woooord",
+        "bád wörd",
+        base64.b64encode(b"it is a bad word").decode(),
+        base64.b64encode(base64.b64encode(b"it is a bad word")).decode(),
+        quote("bad word", safe="").replace("b", "%62"),
+    ],
+)
+async def test_disguises_are_found_and_cut_from_the_original_to_the_letter(disguised: str) -> None:
+    policy = parse(
+        "policy: p\nfilters: {v: {regex: {bad: {terms: [bad word]}},"
+        " views: [plain, disguised, decoded]}}\n"
+        "output: [{id: x, when: {v: bad}, do: redact}]",
+        "p",
+    ).policy
+    verdict = await screened(policy, "output", f"So, {disguised} it is.")
+    assert verdict.text.startswith("So, ")
+    assert verdict.text.endswith(" it is.")
+    assert "[BAD]" in verdict.text
+    if not disguised.startswith(("aX", "YV")):  # of base64, the groups that hold the words
+        assert verdict.text == "So, [BAD] it is."
+
+
+def test_unknown_views_say_where() -> None:
+    with pytest.raises(FilterConfigError, match="no view 'foldd'; one of plain, fold") as caught:
+        on_views("fold", "foldd")
+    assert caught.value.path == ("views", 1)
+    assert all(set(views) <= set(VIEWS) for views in GROUPS.values())
