@@ -39,6 +39,7 @@ class Resources:
     classifiers: text classifiers by name.
     judge: whether the engine can answer `context.judge`.
     cap: characters that a scan may hold before it reports an overflow.
+    redaction_key: keys the hashes that policies put in the place of redacted text; empty for none.
     kinds: more filter kinds, each as `module:attribute` or `path/to/file.py:attribute`.
     """
 
@@ -46,6 +47,7 @@ class Resources:
     judge: bool = False
     cap: int = 4096
     kinds: Mapping[str, str] = field(default_factory=dict)
+    redaction_key: bytes = field(default=b"", repr=False)
 
 
 Factory = Callable[[str, object, Resources], Filter]

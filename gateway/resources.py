@@ -18,4 +18,9 @@ def make_resources(settings: Settings, *, judge: bool) -> Resources:
             classifiers[name] = made(
                 one.model, one.labels, activation=one.activation, device=one.device
             )
-    return Resources(classifiers=classifiers, judge=judge, kinds=settings.kinds)
+    return Resources(
+        classifiers=classifiers,
+        judge=judge,
+        kinds=settings.kinds,
+        redaction_key=(settings.redaction_key or "").encode(),
+    )

@@ -75,6 +75,11 @@ class Settings(BaseModel):
         "A filter kind of your own, as NAME=path/to/file.py:Class or NAME=module:Class; repeat the"
         " flag for more. Policies then use it by its name.",
     )
+    redaction_key: str | None = _field(
+        None,
+        "Keys the hashes that policies put in the place of redacted text; 16 characters or more."
+        " Better in the environment or the file than on the command line.",
+    )
     host: str = _field("127.0.0.1", "Address to listen on. Beyond this machine, keys are required.")
     port: int = _field(8080, "Port to listen on.")
     redis: str | None = _field(
@@ -106,6 +111,13 @@ class Settings(BaseModel):
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("an address begins with http:// or https://")
+        return value
+
+    @field_validator("redaction_key")
+    @classmethod
+    def _long_enough(cls, value: str | None) -> str | None:
+        if value is not None and len(value) < 16:
+            raise ValueError("a key for hashes has 16 characters or more")
         return value
 
     @model_validator(mode="after")
@@ -165,4 +177,6 @@ def _explained(error: Any, flags: Mapping[str, Any], file: Path | None) -> str:
     where = f"--{name}" if name in flags or file is None else f"{file}: {name}"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown setting"
+    if name.endswith("-key"):
+        return f"{where}: {message}"
     return f"{where}: {message} (given: {error['input']!r})"

@@ -2,22 +2,42 @@
 
 The rules of composition, none of which looks at how the text arrived:
 
-- overlapping redactions merge: earliest start, last end, the label of the earliest start, then of
-  the rule that stands first in the policy; the placeholder leaves when all is settled up to the
-  merged end;
+- overlapping redactions merge: earliest start, last end, the label and the operator of the
+  earliest start, then of the rule that stands first in the policy; the placeholder leaves when all
+  is settled up to the merged end, and shows no more than the least that any of their operators may;
 - a block that starts at `b` is decided when all is settled past `b`; the first one counts, what
   stands before it was released, and the verdict keeps what begins at or before it;
-- a finding that begins in text already out counts where it reaches new text, from there on.
+- a finding that begins in text already out counts where it reaches new text, from there on; what it
+  merges with, and so what its placeholder may show, is as if nothing were out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from filters.types import Finding, Span
+from policies.operators import Operator
 from policies.rules import Rules
 from policies.types import Action, Hit, Release
+
+
+@dataclass(frozen=True, slots=True)
+class _Redaction:
+    """Answered findings that overlap, or one. `span` is absolute and may begin in text already out.
+
+    number: of the rule, in the policy. keep: characters that the placeholder may show.
+    """
+
+    span: Span
+    number: int
+    category: str
+    operator: Operator
+    keep: int
+
+    def merged(self, other: _Redaction) -> _Redaction:
+        span = Span(self.span.start, max(self.span.end, other.span.end))
+        return replace(self, span=span, keep=min(self.keep, other.keep))
 
 
 class Composer:
@@ -30,7 +50,7 @@ class Composer:
         self._out = origin
         self._length = origin
         self._released: list[str] = []
-        self._redactions: list[tuple[Span, int, str]] = []  # span, rule's number, label
+        self._redactions: list[_Redaction] = []
         self._undecided: list[tuple[Finding, Hit | None]] = []
         self._block: int | None = None
         self.hits: list[Hit] = []
@@ -54,10 +74,15 @@ class Composer:
     def add(self, finding: Finding) -> None:
         """Take a finding; its span is absolute and starts at or after what is out."""
         start = max(finding.span.start, self._origin)
+        found = self._text[start - self._out : max(0, finding.span.end - self._out)]
+        answer = self._rules.hit(finding, found)
+        if answer is not None and answer[1].action is Action.REDACT and len(finding.span):
+            number, operator = answer[0], self._rules.operator(answer[0])
+            self._redactions.append(
+                _Redaction(finding.span, number, finding.category, operator, operator.keep)
+            )
         if finding.span.end <= self._origin and self._origin:
             return  # wholly in text that was out before
-        found = self._text[start - self._out : finding.span.end - self._out]
-        answer = self._rules.hit(finding, found)
         moved = replace(finding, span=Span(start - self._origin, finding.span.end - self._origin))
         hit = replace(answer[1], finding=moved) if answer else None
         self._undecided.append((moved, hit))
@@ -65,9 +90,6 @@ class Composer:
             return
         if hit.action is Action.BLOCK:
             self._block = start if self._block is None else min(self._block, start)
-        elif hit.action is Action.REDACT and finding.span.end > start:
-            label = f"[{finding.category.upper()}]"
-            self._redactions.append((Span(start, finding.span.end), answer[0], label))
 
     def refuse(self, finding: Finding, rule: str) -> Release:
         """Block here and now, at the first character that is not out: a filter failed."""
@@ -88,50 +110,43 @@ class Composer:
         if self._block is not None:
             limit = min(limit, self._block)
             self.blocked = settled > self._block
-        release = self._release(limit)
+        release = self._release(limit, settled)
         decided = settled if self._block is None or not self.blocked else self._block + 1
         self._settle(decided - self._origin)
         if self.blocked:
             self._text = ""
         return release
 
-    def _release(self, limit: int) -> Release:
+    def _release(self, limit: int, settled: int) -> Release:
         """Let go of what stands before `limit`, and of whole placeholders only."""
         begin, at = self._out, self._out
         out: list[str] = []
         cuts: list[Span] = []
-        for span, label in self._merged():
-            if span.start >= limit:
+        groups = _merged(self._redactions)
+        for group, _ in groups:
+            start, end = max(group.span.start, self._origin), group.span.end
+            if end <= at:
+                continue  # wholly in text that was out before
+            if start >= limit:
                 break
-            out.append(self._text[at - begin : span.start - begin])
-            at = span.start
-            if span.end > limit:
+            out.append(self._text[at - begin : start - begin])
+            at = start
+            if end > limit:
                 limit = at
                 break
-            out.append(label)
-            cuts.append(Span(span.start - self._origin, span.end - self._origin))
-            at = span.end
+            original = self._text[at - begin : end - begin]
+            out.append(group.operator.replace(original, group.category, group.keep))
+            cuts.append(Span(start - self._origin, end - self._origin))
+            at = end
         out.append(self._text[at - begin : max(at, limit) - begin])
         self._out = max(at, limit)
         self._text = self._text[self._out - begin :]
-        self._redactions = [r for r in self._redactions if r[0].start >= self._out]
+        # Of text that was out before, what later findings may still merge with is kept.
+        waits = min(settled, self._out)
+        self._redactions = [r for group, parts in groups if group.span.end > waits for r in parts]
         text = "".join(out)
         self._released.append(text)
         return Release(text, begin - self._origin, self._out - self._origin, tuple(cuts))
-
-    def _merged(self) -> Iterator[tuple[Span, str]]:
-        """The redactions in order, each merged with all that overlap it."""
-        self._redactions.sort(key=lambda r: (r[0].start, r[1]))
-        group: tuple[Span, str] | None = None
-        for span, _, label in self._redactions:
-            if group is None or span.start >= group[0].end:
-                if group is not None:
-                    yield group
-                group = span, label
-            elif span.end > group[0].end:
-                group = Span(group[0].start, span.end), group[1]
-        if group is not None:
-            yield group
 
     def _settle(self, before: int) -> None:
         """Keep what begins before `before` for the verdict; more to come begins there or later."""
@@ -145,3 +160,15 @@ class Composer:
             if hit is not None:
                 self.hits.append(hit)
         self._undecided = waiting
+
+
+def _merged(redactions: Sequence[_Redaction]) -> list[tuple[_Redaction, list[_Redaction]]]:
+    """The redactions in order, each merged with all that overlap it, with what was merged."""
+    groups: list[tuple[_Redaction, list[_Redaction]]] = []
+    for one in sorted(redactions, key=lambda r: (r.span.start, r.number)):
+        if groups and one.span.start < groups[-1][0].span.end:
+            group, parts = groups[-1]
+            groups[-1] = group.merged(one), [*parts, one]
+        else:
+            groups.append((one, [one]))
+    return groups

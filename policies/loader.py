@@ -18,9 +18,10 @@ from filters.viewed import viewed
 from policies.chain import Link
 from policies.document import Document
 from policies.errors import PolicyInvalid, Problem
+from policies.operators import TAG, Fixed, Hash, Mask, Operator
 from policies.plan import Policy
 from policies.rules import Rule
-from policies.schema import PolicySpec, RuleSpec
+from policies.schema import PolicySpec, RuleSpec, With
 from policies.types import Action, OnError
 
 LIBRARY = Path(__file__).parent / "library"
@@ -70,9 +71,11 @@ def parse(text: str, source: str, resources: Resources | None = None) -> Loaded:
         except FilterConfigError as error:
             problems.append(document.problem(("filters", name, *error.path), str(error)))
     problems += _rule_problems(spec, document, links)
+    problems += _operator_problems(spec, document, resources)
     if problems:
         raise PolicyInvalid(sorted(problems, key=lambda p: (p.line, p.column)))
-    return Loaded(_policy(spec, links, source, digest.hexdigest()[:12]), spec, document)
+    policy = _policy(spec, links, source, digest.hexdigest()[:12], resources.redaction_key)
+    return Loaded(policy, spec, document)
 
 
 def _spec(document: Document) -> PolicySpec:
@@ -108,7 +111,9 @@ def _keys_at(path: tuple[str | int, ...]) -> list[str]:
         return list(PolicySpec.model_fields["hold"].annotation.model_fields)  # type: ignore[union-attr]
     if path[-2] == "examples":
         return ["hit", "pass"]
-    return list(RuleSpec.model_fields)
+    if path[-2] == "with":
+        return list(With.model_fields)
+    return [field.alias or name for name, field in RuleSpec.model_fields.items()]
 
 
 def _meant(word: str, known: list[str]) -> str:
@@ -198,6 +203,31 @@ def _rule_problems(
                 )
 
 
+def _operator_problems(
+    spec: PolicySpec, document: Document, resources: Resources
+) -> Iterator[Problem]:
+    for part, number, rule in _rules(spec):
+        if rule.with_ is None:
+            continue
+        if rule.do != "redact":
+            yield document.problem((part, number, "with"), "`with` goes with `do: redact`")
+        if rule.with_.hash is not None and not resources.redaction_key:
+            yield document.problem(
+                (part, number, "with", "hash"),
+                "`hash` needs a key: set `redaction-key` in the settings",
+            )
+
+
+def _operator(asked: With | None, key: bytes) -> Operator:
+    if asked is None:
+        return TAG
+    if asked.mask is not None:
+        return Mask(asked.mask)
+    if asked.hash is not None:
+        return Hash(asked.hash, key)
+    return Fixed(asked.text) if asked.text is not None else TAG
+
+
 def _needs_stream(made: Filter) -> bool:
     return bool(getattr(made, "needs_judge", False))
 
@@ -208,7 +238,9 @@ def _rules(spec: PolicySpec) -> Iterator[tuple[str, int, RuleSpec]]:
             yield part, number, rule
 
 
-def _policy(spec: PolicySpec, links: Mapping[str, Link], source: str, version: str) -> Policy:
+def _policy(
+    spec: PolicySpec, links: Mapping[str, Link], source: str, version: str, key: bytes
+) -> Policy:
     made: dict[str, list[Rule]] = {"input": [], "output": [], "tools": []}
     for part, _, rule in _rules(spec):
         made[part].append(
@@ -221,6 +253,7 @@ def _policy(spec: PolicySpec, links: Mapping[str, Link], source: str, version: s
                 but=tuple(glob.lower() for glob in rule.when.but),
                 say=rule.say,
                 roles=frozenset(rule.roles),
+                operator=_operator(rule.with_, key),
             )
         )
     # A tool call is an answer too, and a tool's result a prompt: `tools` adds to their rules.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from filters.types import OVERFLOW, Finding
+from policies.operators import TAG, Operator
 from policies.types import Action, Hit
 
 
@@ -20,6 +21,7 @@ class Rule:
     but: globs, in lower case, of found text that does not count.
     say: what a blocked client is told, by language.
     roles: whose messages it reads; empty for all.
+    operator: what a redaction puts in place.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Rule:
     but: tuple[str, ...] = ()
     say: Mapping[str, str] = field(default_factory=dict)
     roles: frozenset[str] = frozenset()
+    operator: Operator = TAG
 
     def answers(self, finding: Finding, text: str) -> bool:
         """Whether the rule answers `finding`, which covers `text`."""
@@ -62,6 +65,10 @@ class Rules:
     def filters(self) -> tuple[str, ...]:
         """Names of the filters that the rules ask, in order of first mention."""
         return tuple(self._by_filter)
+
+    def operator(self, number: int) -> Operator:
+        """The operator of the rule at a place in the policy; overflows have none of their own."""
+        return self.rules[number].operator if number < len(self.rules) else TAG
 
     def hit(self, finding: Finding, text: str) -> tuple[int, Hit] | None:
         """The strongest rule that answers, the first of equals, with its place in the policy."""

@@ -106,15 +106,54 @@ class Examples(_Strict):
         return value if isinstance(value, dict) else _texts(value, "examples")
 
 
+class With(_Strict):
+    """What a redaction puts in place: one of these, or `tag` for `[CATEGORY]`.
+
+    mask: shows the last so many characters, and `*` for the rest. hash: `[CATEGORY:digits]`, keyed
+    by the settings; the name keeps hashes of different uses apart. text: those words.
+    """
+
+    mask: Annotated[int, Field(ge=0, le=16)] | None = None
+    hash: Name | None = None
+    text: Annotated[str, Field(max_length=200)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        if value == "tag":
+            return {}
+        if not isinstance(value, dict) or len(value) != 1 or None in value.values():
+            raise ValueError("expected tag, {mask: 4}, {hash: name} or {text: words}")
+        return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The form that is written: `tag`, or an object with one key."""
+        made = handler.resolve_ref_schema(handler(core))
+        one = {name: form["anyOf"][0] for name, form in made["properties"].items()}
+        written = {
+            "type": "object",
+            "properties": one,
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
+        return {"description": made["description"], "anyOf": [{"const": "tag"}, written]}
+
+
 class RuleSpec(_Strict):
     """When a filter finds a category at or over a score, do an action.
 
+    with: what a redaction puts in place.
     roles: whose messages it reads, on input; all, if none is named.
     """
 
     id: Name
     when: When
     do: Literal["allow", "flag", "redact", "revise", "block"]
+    with_: Annotated[With | None, Field(alias="with")] = None
     roles: Annotated[tuple[Role, ...], WithJsonSchema(_one_or_many(_ROLE))] = ()
     say: Annotated[dict[str, str], WithJsonSchema(_SAY)] = Field(default_factory=dict)
     examples: Examples = Examples()

@@ -27,7 +27,7 @@ def policy() -> None:
 
 @policy.command()
 @click.argument("files", nargs=-1, required=True)
-@settings_options("filter")
+@settings_options("filter", "redaction_key")
 def lint(files: tuple[str, ...], config: Path | None, **given: Any) -> None:
     """Say what is wrong with policy FILES, as `file:line:column: what`. Exit code 1 if anything."""
     settings = settings_from(config, given)
@@ -44,7 +44,7 @@ def lint(files: tuple[str, ...], config: Path | None, **given: Any) -> None:
 @click.option("--cuts", default=25, show_default=True, help="Random cuts of each example.")
 @click.option("--seed", default=0, show_default=True, help="Of the random cuts.")
 @click.option("-v", "--verbose", is_flag=True, help="Show examples that hold, too.")
-@settings_options("filter")
+@settings_options("filter", "redaction_key")
 def test(
     files: tuple[str, ...],
     cuts: int,

@@ -35,7 +35,7 @@ STAGES: dict[str, Stage] = {"input": "input", "output": "output", "tools": "tool
     show_default=True,
     help='jsonl: {"text": …} a line. lines: a text a line.',
 )
-@settings_options("filter")
+@settings_options("filter", "redaction_key")
 @click.argument("file", type=click.File(encoding="utf-8"), default="-")
 def screen(
     source: str, stage: str, form: str, file: TextIO, config: Path | None, **given: Any

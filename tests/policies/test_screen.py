@@ -18,6 +18,7 @@ from filters.registry import Resources
 from filters.types import Context, Filter, Piece, Span
 from policies.chain import Link
 from policies.errors import ScreenClosed
+from policies.operators import TAG, Fixed, Hash, Mask, Operator
 from policies.plan import Mode, Policy
 from policies.rules import Rule
 from policies.screen import Budget, StreamScreen
@@ -76,33 +77,52 @@ def policy(
     )
 
 
-def rule(filter_: str, action: Action, *categories: str, at: float = 0.5) -> Rule:
+def rule(
+    filter_: str,
+    action: Action,
+    *categories: str,
+    at: float = 0.5,
+    operator: Operator = TAG,
+) -> Rule:
     name = f"{filter_}-{'-'.join(categories)}-{action.word}"
-    return Rule(name, filter_, action, frozenset(categories) or None, at)
+    return Rule(name, filter_, action, frozenset(categories) or None, at, operator=operator)
+
+
+#: Their placeholders begin with a bracket, but for a mask's, which is as long as what it masks.
+OPERATORS = st.sampled_from(
+    [TAG, Mask(4), Mask(2), Mask(0), Hash("test", b"a key for tests only"), Fixed("[gone]")]
+)
+
+
+def numbered(rules: Sequence[Rule]) -> list[Rule]:
+    return [replace(rule, id=f"{n}-{rule.id}") for n, rule in enumerate(rules)]
 
 
 RULES = st.lists(
     st.one_of(
         st.builds(
-            lambda c, a: rule("re", a, *c),
+            lambda c, a, o: rule("re", a, *c, operator=o),
             st.lists(st.sampled_from(sorted(PATTERNS)), min_size=1, max_size=2, unique=True),
             st.sampled_from([Action.ALLOW, Action.FLAG, Action.REDACT, Action.BLOCK]),
+            OPERATORS,
         ),
         st.builds(
-            lambda c, a, at: rule("words", a, c, at=at),
+            lambda c, a, at, o: rule("words", a, c, at=at, operator=o),
             st.sampled_from(["bad", "odd"]),
             st.sampled_from([Action.FLAG, Action.REDACT, Action.BLOCK]),
             st.sampled_from([0.5, 0.7, 0.9]),
+            OPERATORS,
         ),
         st.builds(
-            lambda a, at: rule("doctor", a, "yes", at=at),
+            lambda a, at, o: rule("doctor", a, "yes", at=at, operator=o),
             st.sampled_from([Action.FLAG, Action.REDACT, Action.BLOCK]),
             st.sampled_from([0.6, 0.9]),
+            OPERATORS,
         ),
     ),
     min_size=1,
     max_size=4,
-)
+).map(numbered)
 
 
 @st.composite
@@ -132,7 +152,23 @@ async def run(
     return releases, replace(verdict, timings={})
 
 
-def check_releases(text: str, releases: Sequence[Release], verdict: Verdict) -> None:
+def placeholder(text: str, cut_: Span, verdict: Verdict, rules: Sequence[Rule]) -> str:
+    """What stands for a cut: the operator of the first finding, bound by the least of all."""
+    by_id = {rule.id: (n, rule) for n, rule in enumerate(rules)}
+    found = [
+        (hit.finding.span.start, *by_id[hit.rule], hit.finding.category)
+        for hit in verdict.hits
+        if hit.action is Action.REDACT
+        and max(hit.finding.span.start, cut_.start) < min(hit.finding.span.end, cut_.end)
+    ]
+    _, _, first, category = min(found, key=lambda f: f[:2])
+    keep = min(rule.operator.keep for _, _, rule, _ in found)
+    return first.operator.replace(text[cut_.start : cut_.end], category, keep)
+
+
+def check_releases(
+    text: str, releases: Sequence[Release], verdict: Verdict, rules: Sequence[Rule]
+) -> None:
     """Releases tile what left; all but their cuts is the original, letter by letter."""
     assert [r.start for r in releases] == [0, *(r.end for r in releases[:-1])]
     assert "".join(r.text for r in releases) == verdict.text
@@ -142,8 +178,9 @@ def check_releases(text: str, releases: Sequence[Release], verdict: Verdict) -> 
             original = text[at : span.start]
             assert rest.startswith(original)
             rest = rest[len(original) :]
-            assert rest.startswith("[")
-            rest = rest[rest.index("]") + 1 :]
+            expected = placeholder(text, span, verdict, rules)
+            assert rest.startswith(expected)
+            rest = rest[len(expected) :]
             at = span.end
         assert rest == text[at : release.end]
 
@@ -155,8 +192,8 @@ async def test_cutting_changes_nothing(case: tuple[str, list[int]], rules: list[
     whole, expected = await run(loaded, text)
     releases, verdict = await run(loaded, text, cuts)
     assert verdict == expected
-    check_releases(text, whole, expected)
-    check_releases(text, releases, verdict)
+    check_releases(text, whole, expected, rules)
+    check_releases(text, releases, verdict, rules)
 
 
 @given(cut(), RULES)
@@ -181,6 +218,23 @@ async def test_nothing_of_a_blocked_or_redacted_span_leaves(
         assert releases[-1].end == len(text)
 
 
+def visible(text: str, releases: Sequence[Release]) -> set[int]:
+    """Letters and digits that left, those that masks show included."""
+    seen: set[int] = set()
+    for release in releases:
+        rest, at = release.text, release.start
+        for span in release.cuts:
+            seen.update(range(at, span.start))
+            rest, at = rest[span.start - at :], span.end
+            if rest.startswith("["):
+                rest = rest[rest.index("]") + 1 :]
+                continue
+            seen.update(i for i in range(span.start, at) if rest[i - span.start] == text[i])
+            rest = rest[at - span.start :]
+        seen.update(range(at, release.end))
+    return {i for i in seen if text[i].isalnum()}
+
+
 @given(cut(), st.integers(0, 200), RULES)
 async def test_slices_release_nothing_that_one_request_would_not(
     case: tuple[str, list[int]], at: int, rules: list[Rule]
@@ -190,7 +244,7 @@ async def test_slices_release_nothing_that_one_request_would_not(
     at = min(at, len(text))
     rules = [r for r in rules if r.filter != "doctor"]  # a judge reads its own stream only
     loaded = policy([*rules, rule("re", Action.REDACT, "email")])
-    _, whole = await run(loaded, text)
+    at_once, whole = await run(loaded, text)
     releases, verdict = await run(
         loaded, text[at:], [c - at for c in cuts if c > at], preceding=text[:at]
     )
@@ -203,6 +257,7 @@ async def test_slices_release_nothing_that_one_request_would_not(
     blocks = [h.finding.span for h in whole.hits if h.action is Action.BLOCK]
     if blocks and blocks[0].end <= at:
         return  # in one request nothing would have come after
+    assert {i + at for i in visible(text[at:], releases)} <= visible(text, at_once)
     for hit in whole.hits:
         if hit.action >= Action.REDACT and hit.finding.span.end > at:
             assert not left.intersection(range(hit.finding.span.start, hit.finding.span.end))
@@ -242,11 +297,8 @@ async def test_monitor_never_changes_a_byte(case: tuple[str, list[int]], rules: 
 @pytest.mark.parametrize("on_error", ["block", "allow"])
 async def test_a_broken_filter_closes_and_says_so(what: str, on_error: OnError) -> None:
     broken = Misbehaving(what)
-    loaded = policy(
-        [rule(what, Action.REDACT, "x"), rule("re", Action.REDACT, "email")],
-        others=[broken],
-        on_error=on_error,
-    )
+    rules = [rule(what, Action.REDACT, "x"), rule("re", Action.REDACT, "email")]
+    loaded = policy(rules, others=[broken], on_error=on_error)
     text = "good start, now a@b.c end"
     releases, verdict = await run(loaded, text, [6, 12])
     assert [f.filter for f in verdict.faults] == [what]
@@ -256,7 +308,7 @@ async def test_a_broken_filter_closes_and_says_so(what: str, on_error: OnError) 
     else:
         assert (verdict.action, verdict.rule) == (Action.BLOCK, "on_error")
         assert verdict.text == ("" if what == "refuses" else "good start, ")
-    check_releases(text, releases, verdict)
+    check_releases(text, releases, verdict, rules)
 
 
 async def test_overlapping_redactions_merge_under_the_first_label() -> None:
