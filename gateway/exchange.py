@@ -13,20 +13,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import NoReturn
 
-from filters.types import Context, Piece, Stage
+from filters.types import Context, Stage
 from gateway.caller import Caller
 from gateway.choice import Choice, Event
-from gateway.conversation import Part, Place, parts, preceding, turns, with_texts
+from gateway.conversation import Part, preceding, turns
 from gateway.errors import LimitExceeded, LimitsUnavailable, PromptBlocked
 from gateway.limits.limiter import Lease, Limiter
 from gateway.limits.types import Limits
 from gateway.metrics import Metrics
 from gateway.policy_store import PolicyStore
+from gateway.prompt import Prompt
+from gateway.verdict_cache import VerdictCache
 from model_runner.types import GenerateRequest, ModelRunner, Usage
 from policies.plan import Policy
 from policies.screen import Budget, StreamScreen
@@ -46,6 +47,7 @@ class Services:
     metrics: Metrics
     budget: Budget
     max_tokens: int  # of an answer, where the request does not say
+    verdicts: VerdictCache = field(default_factory=VerdictCache)
     refuse_without_limits: bool = True
 
 
@@ -55,7 +57,7 @@ class Exchange:
     def __init__(self, services: Services, policy: Policy, request: GenerateRequest) -> None:
         self.request = request
         self.policy = policy
-        self._prompt: list[tuple[Part, StreamScreen]] = []
+        self._prompt = Prompt(request, policy, self._screen, services.verdicts)
         self.choices: list[Choice] = []
         self.headers: dict[str, str] = {}
         self._services = services
@@ -134,8 +136,7 @@ class Exchange:
             self._beat.cancel()
         for choice in self.choices:
             await choice.aclose()
-        for _, screen in self._prompt:
-            await screen.aclose()
+        await self._prompt.aclose()
         if self._lease is not None:
             used = self._used()
             blocked = self._blocked_prompt or any(choice.blocked for choice in self.choices)
@@ -149,7 +150,7 @@ class Exchange:
         try:
             await self.settle()
             await self.judge()
-            for part, verdict in await self.prompt_verdicts():
+            for part, verdict in await self._prompt.fresh():
                 self._count(part.stage, verdict)
             for choice in self.choices:
                 metrics.held.observe(choice.most_held)
@@ -183,34 +184,15 @@ class Exchange:
         self._beat = asyncio.create_task(self._lease.keep_alive())
 
     async def _screen_prompt(self) -> None:
-        said = turns(self.request)
-        for part in parts(self.request):
-            context = Context(part.stage, part.role, conversation=said)
-            self._prompt.append((part, self._screen(part.stage, context)))
-        steps = await asyncio.gather(
-            *(screen.push(Piece(part.text), final=True) for part, screen in self._prompt)
-        )
-        texts: dict[Place, str] = {}
-        for (part, screen), step in zip(self._prompt, steps, strict=True):
-            if step.then == "stop":
-                await self._refuse(part, screen)
-            if step.release.text != part.text:
-                texts[part.path] = step.release.text
         try:
-            self.request = with_texts(self.request, texts)
-        except ValueError:
-            # A redaction broke a tool's schema: it cannot be sent, redacted or not.
-            await self._refuse(*next(p for p in self._prompt if p[0].path in texts))
-
-    async def _refuse(self, part: Part, screen: StreamScreen) -> NoReturn:
-        self._blocked_prompt = True
-        verdict = await screen.verdict()
-        rule = self.policy.rule(verdict.rule or "")
-        raise PromptBlocked(part.path, verdict, rule.say if rule else {})
+            self.request = await self._prompt.screen()
+        except PromptBlocked:
+            self._blocked_prompt = True
+            raise
 
     async def prompt_verdicts(self) -> list[tuple[Part, Verdict]]:
         """What the policy said of each text of the prompt. Waits for filters that only watch."""
-        return [(part, await screen.verdict()) for part, screen in self._prompt]
+        return await self._prompt.verdicts()
 
     async def _start(self) -> None:
         generations = await self._services.runner.open(self.request)

@@ -271,4 +271,5 @@ def _policy(
         links=links,
         stages=stages,
         overflow=spec.hold.then,
+        history=spec.history,
     )

@@ -12,6 +12,8 @@ from policies.rules import Rule, Rules
 from policies.types import Action, OnError
 
 Mode = Literal["enforce", "monitor"]
+#: What becomes of a message of an earlier turn that a rule blocks.
+History = Literal["block", "redact", "ignore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,11 @@ class StagePlan:
     policy: str
     version: str
 
+    @property
+    def reads_conversation(self) -> bool:
+        """Whether what is said of a text depends on the turns before it."""
+        return any(x.filter.scope == "conversation" for x in (*self.acting, *self.watching))
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -47,6 +54,7 @@ class Policy:
     links: Mapping[str, Link]
     stages: Mapping[Stage, tuple[Rule, ...]]
     overflow: OnError = "block"
+    history: History = "redact"
 
     def plan(self, stage: Stage, *, role: str | None = None, only: str | None = None) -> StagePlan:
         """What runs at `stage` on a text of `role`; with `only`, that one rule alone."""

@@ -170,12 +170,17 @@ class RuleSpec(_Strict):
 
 
 class PolicySpec(_Strict):
-    """A policy."""
+    """A policy.
+
+    history: what becomes of a message of an earlier turn that a rule blocks: the request is blocked
+    (`block`), the message is cut there (`redact`), or it stays (`ignore`).
+    """
 
     policy: Name
     mode: Literal["enforce", "monitor"] = "enforce"
     on_error: Literal["block", "allow"] = "block"
     hold: Hold = Hold()
+    history: Literal["block", "redact", "ignore"] = "redact"
     filters: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     input: tuple[RuleSpec, ...] = ()
     output: tuple[RuleSpec, ...] = ()

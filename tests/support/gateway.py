@@ -83,12 +83,13 @@ async def serving(
     policy: Sequence[str] = ("default",),
     limits: Limits | None = None,
     classifiers: dict[str, Scorer] | None = None,
+    kinds: dict[str, str] | None = None,
     on_error: str = "refuse",
     keep_alive: float = 10.0,
     max_tokens: int = 512,
 ) -> AsyncIterator[Gateway]:
     metrics = Metrics()
-    resources = Resources(classifiers or {}, judge=runner.capabilities.score)
+    resources = Resources(classifiers or {}, judge=runner.capabilities.score, kinds=kinds or {})
     await runner.start()
     services = Services(
         runner=runner,
