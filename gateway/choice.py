@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from filters.types import Context, Piece, Stage
+from gateway.json_texts import screened_json
 from gateway.logprobs import HeldLogprobs
 from model_runner.types import (
     CONTENT,
@@ -44,11 +45,16 @@ class _Stream:
     """A channel: its screen, and what waits for its verdict."""
 
     screen: StreamScreen
-    name_screen: StreamScreen | None = None
+    asides: list[StreamScreen] = field(default_factory=list)  # of a call's name and strings
     logprobs: HeldLogprobs = field(default_factory=HeldLogprobs)
     tool: ToolHead | None = None
-    waiting: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)  # a call's arguments, as the model wrote them
+    waiting: list[str] = field(default_factory=list)  # and as its screen released them
     ended: bool = False
+
+
+class _Blocked(Exception):
+    """A tool call's name or a string in its arguments is blocked."""
 
 
 class Choice:
@@ -91,14 +97,15 @@ class Choice:
         """Cancel the generation and let go of the screens. Safe at any time, and again."""
         await self._generation.close()
         for stream in self._streams.values():
-            await stream.screen.aclose()
+            for screen in (stream.screen, *stream.asides):
+                await screen.aclose()
 
     async def judge(self) -> None:
         """Collect the verdicts of all channels; for after the events."""
         for channel, stream in self._streams.items():
             self.verdicts.append((_stage(channel), await stream.screen.verdict()))
-            if stream.name_screen is not None:
-                self.verdicts.append((_stage(channel), await stream.name_screen.verdict()))
+            for aside in stream.asides:
+                self.verdicts.append((_stage(channel), await aside.verdict()))
 
     def _count(self, delta: Delta) -> None:
         self.completion_tokens += len(delta.token_ids) or len(delta.logprobs) or bool(delta.text)
@@ -112,6 +119,8 @@ class Choice:
         stream = self._stream(delta.channel)
         if delta.tool is not None:
             stream.tool = delta.tool
+        if delta.channel.kind == "tool_call":
+            stream.said.append(delta.text)
         stream.logprobs.add(delta)
         step = await stream.screen.push(Piece(delta.text, delta.signals))
         self.most_held = max(self.most_held, stream.screen.held)
@@ -129,10 +138,31 @@ class Choice:
             step = await stream.screen.push(Piece(""), final=True)
             if event := self._event(channel, stream, step.release):
                 yield event
-            if step.then == "stop" or not await self._name_passes(stream):
+            if step.then == "stop":
                 self.blocked = True
             elif is_call:
-                yield Event(self.index, channel, "".join(stream.waiting), tool=stream.tool)
+                try:
+                    yield await self._call(channel, stream)
+                except _Blocked:
+                    self.blocked = True
+
+    async def _call(self, channel: Channel, stream: _Stream) -> Event:
+        """A tool call, whole: its name and the strings in its arguments are screened once more."""
+
+        async def screened(text: str) -> str:
+            screen = self._open_screen("tool_arguments", self._aside("tool_arguments"))
+            stream.asides.append(screen)
+            step = await screen.push(Piece(text), final=True)
+            if step.then == "stop":
+                raise _Blocked
+            return step.release.text
+
+        head = stream.tool
+        if head is not None:
+            head = ToolHead(head.id, await screened(head.name))
+        said, released = "".join(stream.said), "".join(stream.waiting)
+        arguments = await screened_json(said, released, screened)
+        return Event(self.index, channel, arguments, tool=head)
 
     def _event(self, channel: Channel, stream: _Stream, release: Release) -> Event | None:
         logprobs = stream.logprobs.take(release)
@@ -142,16 +172,6 @@ class Choice:
         if not release.text and not logprobs:
             return None
         return Event(self.index, channel, release.text, logprobs)
-
-    async def _name_passes(self, stream: _Stream) -> bool:
-        """Screen the call's name, which the model writes too."""
-        if stream.tool is None:
-            return True
-        stream.name_screen = self._open_screen("tool_arguments", self._aside("tool_arguments"))
-        step = await stream.name_screen.push(Piece(stream.tool.name), final=True)
-        stream.tool = ToolHead(stream.tool.id, step.release.text)
-        await stream.name_screen.aclose()
-        return step.then != "stop"
 
     def _stream(self, channel: Channel) -> _Stream:
         if channel not in self._streams:

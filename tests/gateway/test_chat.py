@@ -204,6 +204,29 @@ async def test_nothing_of_a_blocked_tool_call_leaves(redis: Redis) -> None:
             assert frames[-1]["choices"][0]["finish_reason"] == "content_filter"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"to": "jean.dupont\\u0040example.org", "n": 1}', {"to": "[EMAIL]", "n": 1}),
+        ('{"a": [{"b": "j\\u0065an.dupont@example.org"}]}', {"a": [{"b": "[EMAIL]"}]}),
+        ('{"\\u0061@b.fr": null}', {"[EMAIL]": None}),
+        ('{"card": 4539148803436467, "n": 2.50}', {"card": "[CARD]", "n": 2.5}),
+    ],
+)
+async def test_escapes_hide_nothing_in_arguments(
+    redis: Redis, arguments: str, expected: object
+) -> None:
+    async with serving(ScriptedRunner(replay(tool_call("send", arguments))), redis) as gateway:
+        _, whole, _ = await gateway.post(ask("?"))
+        [call] = whole["choices"][0]["message"]["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) == expected
+    hidden = json.dumps({"x": BANNED}).replace("purple", "\\u0070urple")
+    async with serving(ScriptedRunner(replay(tool_call("send", hidden))), redis) as gateway:
+        _, whole, _ = await gateway.post(ask("?"))
+        assert whole["choices"][0]["finish_reason"] == "content_filter"
+        assert "tool_calls" not in whole["choices"][0]["message"]
+
+
 async def test_an_engine_that_fails_is_an_error_frame_and_no_done(redis: Redis) -> None:
     runner = ScriptedRunner(replay(["Hello ", "you ", EngineFailed("secret detail")]))
     async with serving(runner, redis) as gateway:
