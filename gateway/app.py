@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.background import BackgroundTask
-from starlette.types import Receive, Scope, Send
 
 from filters.types import Context, Piece
 from gateway.caller import Gate
-from gateway.errors import ClientGone, InvalidBody, LimitsUnavailable, UnknownModel, http_error
+from gateway.errors import (
+    Form,
+    InvalidBody,
+    LimitsUnavailable,
+    UnknownModel,
+    http_error,
+    openai_form,
+)
 from gateway.exchange import Exchange, Services, admit
 from gateway.request_log import RequestLog
-from gateway.wire.openai_chat import DONE, Answer, ChatRequest, frame
+from gateway.streaming import EventStream, frames, unless_gone
+from gateway.wire import anthropic_messages, openai_chat, openai_completions, openai_responses
+from gateway.wire.dialect import Dialect, Generate
 from gateway.wire.openai_moderations import ModerationRequest, answer
 from policies.plan import Policy
 from policies.screen import StreamScreen
@@ -32,6 +40,13 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 #: Bytes of a request's body. A context of 128 Ki tokens is about half a megabyte of text.
 MOST_BYTES = 8 * 1024 * 1024
+#: Each a file in `gateway/wire/`.
+DIALECTS: tuple[Dialect[Any], ...] = (
+    openai_chat.DIALECT,
+    openai_completions.DIALECT,
+    openai_responses.DIALECT,
+    anthropic_messages.DIALECT,
+)
 #: Seconds without a frame after which a comment keeps the connection alive.
 KEEP_ALIVE = 10.0
 
@@ -52,7 +67,8 @@ def create_app(doors: Doors, lifespan: Lifespan | None = None) -> FastAPI:
     app.add_middleware(RequestLog, metrics=doors.services.metrics)
     app.add_exception_handler(Exception, _answer_error)
     api = _Api(doors)
-    app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"])
+    for dialect in DIALECTS:
+        app.add_api_route(dialect.path, api.answering(dialect), methods=["POST"])
     app.add_api_route("/v1/moderations", api.moderations, methods=["POST"])
     app.add_api_route("/v1/models", api.models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", api.model, methods=["GET"])
@@ -67,21 +83,27 @@ class _Api:
         self._doors = doors
         self._services = doors.services
 
-    async def chat(self, request: Request) -> Response:
-        return await _guarded(request, self._chat)
+    def answering(self, dialect: Dialect[Any]) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint of a dialect."""
 
-    async def _chat(self, request: Request) -> Response:
+        async def endpoint(request: Request) -> Response:
+            return await _guarded(request, partial(self._answer, dialect), dialect.error)
+
+        return endpoint
+
+    async def _answer(self, dialect: Dialect[Any], request: Request) -> Response:
         caller = await self._doors.gate.caller(request.headers)
-        body = await _body(request, ChatRequest)
+        body: Generate = await _body(request, dialect.body)
         model = self._known(body.model)
         opening = Exchange.open(self._services, caller, body.neutral(caller.id))
-        exchange = await _unless_gone(request, opening)
+        exchange = await unless_gone(request, opening)
         annotate = request.headers.get("x-gardefou-filter-results", "") in {"1", "true"}
-        written = Answer(body, exchange, model, annotate)
+        written = dialect.answer(body, exchange, model, annotate)
         if body.stream:
-            return _Stream(exchange, _frames(exchange, written, self._doors.keep_alive))
+            sent = frames(dialect, exchange, written, self._doors.keep_alive)
+            return EventStream(exchange, sent)
         try:
-            whole = await _unless_gone(request, written.whole())
+            whole = await unless_gone(request, written.whole())
             await exchange.settle()
         except BaseException:
             await exchange.aclose()
@@ -174,17 +196,21 @@ class _Api:
         }
 
 
-async def _guarded(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Answer errors in OpenAI's form; anything unforeseen is a 500 that tells nothing."""
+async def _guarded(
+    request: Request,
+    handle: Callable[[Request], Awaitable[Response]],
+    form: Form = openai_form,
+) -> Response:
+    """Answer errors in the dialect's form; anything unforeseen is a 500 that tells nothing."""
     try:
         return await handle(request)
     except Exception as error:  # noqa: BLE001  (the table in gateway.errors knows what it is)
-        return _answer_error(request, error)
+        return _answer_error(request, error, form)
 
 
-def _answer_error(request: Request, error: Exception) -> Response:
+def _answer_error(request: Request, error: Exception, form: Form = openai_form) -> Response:
     language = request.headers.get("accept-language", "en")
-    status, body, headers = http_error(error, language)
+    status, body, headers = http_error(error, language, form)
     return JSONResponse(body, status_code=status, headers=dict(headers))
 
 
@@ -210,85 +236,12 @@ def _named(error: Mapping[str, Any]) -> InvalidBody:
     path = [p for p in error["loc"] if isinstance(p, int) or p.replace("_", "").islower()]
     path = [p for p in path if p not in {"str", "bool", "dict"} and "[" not in str(p)]
     param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or None
+    if error["type"] == "union_tag_invalid":
+        param, tag = f"{param}.type", error["ctx"]["tag"].strip("[]")
+        return InvalidBody(f"{param}: {tag!r} cannot be screened, and is refused", param)
     if error["type"] == "extra_forbidden":
         return InvalidBody(f"Unrecognized request argument supplied: {param}", param)
     if error["type"] == "literal_error" and path and path[-1] == "type":
         return InvalidBody(f"{param}: {error['input']!r} cannot be screened, and is refused", param)
     message = str(error["msg"]).removeprefix("Value error, ")
     return InvalidBody(f"{param}: {message}" if param else message, param)
-
-
-Result = TypeVar("Result")
-
-
-async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """Do `work`, and cancel it if the client goes away. Raises ClientGone."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working = asyncio.ensure_future(work)
-    watching = asyncio.create_task(gone())
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGone("the client went away")
-    finally:
-        watching.cancel()
-        working.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events. Ends the exchange when the client has all, or goes away."""
-
-    def __init__(self, exchange: Exchange, frames: AsyncGenerator[bytes, None]) -> None:
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"} | exchange.headers
-        super().__init__(frames, media_type="text/event-stream", headers=headers)
-        self._exchange = exchange
-        self._frames = frames
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._exchange.aclose()
-
-
-async def _frames(
-    exchange: Exchange, written: Answer, keep_alive: float
-) -> AsyncGenerator[bytes, None]:
-    """The answer's frames; a fault in the middle is an `error` frame, and no `[DONE]` follows."""
-    try:
-        async for chunk in _with_comments(written.chunks(), keep_alive):
-            yield b": waiting\n\n" if chunk is None else frame(chunk)
-        await exchange.settle()  # a client that has read the end may send its next request
-        yield DONE
-    except Exception as error:  # noqa: BLE001  (as in _guarded; the status line is out already)
-        yield frame(http_error(error)[1])
-
-
-async def _with_comments(
-    chunks: AsyncIterator[Mapping[str, Any]], seconds: float
-) -> AsyncIterator[dict[str, Any] | None]:
-    """The chunks, and None whenever none has come for `seconds`."""
-    upcoming: asyncio.Future[Any] | None = None
-    try:
-        while True:
-            upcoming = upcoming or asyncio.ensure_future(anext(chunks))
-            done, _ = await asyncio.wait({upcoming}, timeout=seconds)
-            if not done:
-                yield None
-                continue
-            try:
-                chunk = upcoming.result()
-            except StopAsyncIteration:
-                return
-            upcoming = None
-            yield chunk
-    finally:
-        if upcoming is not None:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)

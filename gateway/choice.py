@@ -30,12 +30,16 @@ OpenScreen = Callable[[Stage, Context], StreamScreen]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What one choice sends: text of a channel, or, last of all, why it ended."""
+    """What one choice sends: text of a channel, or, last of all, why it ended.
+
+    offsets: where in the channel's released text the text of each of `logprobs` begins.
+    """
 
     index: int
     channel: Channel = CONTENT
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    offsets: tuple[int, ...] = ()
     tool: ToolHead | None = None
     finish_reason: FinishReason | None = None
 
@@ -171,7 +175,9 @@ class Choice:
             return None
         if not release.text and not logprobs:
             return None
-        return Event(self.index, channel, release.text, logprobs)
+        tokens = tuple(token for token, _ in logprobs)
+        offsets = tuple(offset for _, offset in logprobs)
+        return Event(self.index, channel, release.text, tokens, offsets)
 
     def _stream(self, channel: Channel) -> _Stream:
         if channel not in self._streams:

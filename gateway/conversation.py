@@ -36,8 +36,11 @@ def parts(request: GenerateRequest) -> Iterator[Part]:
         yield Part((*here, "content"), message.role, stage, message.content)
         if message.name:
             yield Part((*here, "name"), message.role, "input", message.name)
+        if message.tool_call_id:
+            yield Part((*here, "tool_call_id"), message.role, "input", message.tool_call_id)
         for index, call in enumerate(message.tool_calls):
             there = (*here, "tool_calls", index, "function")
+            yield Part((*there[:-1], "id"), message.role, "input", call.id)  # templates write it
             yield Part((*there, "name"), message.role, "input", call.name)
             yield Part((*there, "arguments"), message.role, "input", call.arguments)
     for number, tool in enumerate(request.tools):
@@ -48,6 +51,9 @@ def parts(request: GenerateRequest) -> Iterator[Part]:
         if tool.parameters:
             schema = json.dumps(tool.parameters, ensure_ascii=False)
             yield Part((*there, "parameters"), "developer", "input", schema)
+    if request.tool_choice is not None and not isinstance(request.tool_choice, str):
+        choice = json.dumps(request.tool_choice, ensure_ascii=False)
+        yield Part(("tool_choice",), "developer", "input", choice)
     for number, stop in enumerate(request.sampling.stop):
         yield Part(("stop", number), "user", "input", stop)
 
@@ -55,7 +61,7 @@ def parts(request: GenerateRequest) -> Iterator[Part]:
 def with_texts(request: GenerateRequest, texts: Mapping[Place, str]) -> GenerateRequest:
     """`request` with texts of `parts` replaced.
 
-    Raises ValueError if a tool's schema is no longer JSON.
+    Raises ValueError if a tool's schema, or the choice of one, is no longer JSON.
     """
     if not texts:
         return request
@@ -64,7 +70,7 @@ def with_texts(request: GenerateRequest, texts: Mapping[Place, str]) -> Generate
         here: Place = ("messages", number)
         calls = tuple(
             ToolCall(
-                call.id,
+                texts.get((*here, "tool_calls", i, "id"), call.id),
                 texts.get((*here, "tool_calls", i, "function", "name"), call.name),
                 texts.get((*here, "tool_calls", i, "function", "arguments"), call.arguments),
             )
@@ -72,7 +78,8 @@ def with_texts(request: GenerateRequest, texts: Mapping[Place, str]) -> Generate
         )
         content = texts.get((*here, "content"), old.content)
         name = texts.get((*here, "name"), old.name) if old.name else old.name
-        return replace(old, content=content, name=name, tool_calls=calls)
+        answered = old.tool_call_id and texts.get((*here, "tool_call_id"), old.tool_call_id)
+        return replace(old, content=content, name=name, tool_calls=calls, tool_call_id=answered)
 
     def tool(number: int, old: Tool) -> Tool:
         here: Place = ("tools", number, "function")
@@ -85,6 +92,7 @@ def with_texts(request: GenerateRequest, texts: Mapping[Place, str]) -> Generate
         )
 
     stop = tuple(texts.get(("stop", n), s) for n, s in enumerate(request.sampling.stop))
+    choice = texts.get(("tool_choice",))
     messages = request.messages
     if messages is not None:
         messages = tuple(message(n, old) for n, old in enumerate(messages))
@@ -93,6 +101,7 @@ def with_texts(request: GenerateRequest, texts: Mapping[Place, str]) -> Generate
         messages=messages,
         prompt=texts.get(("prompt",), request.prompt or "") if request.prompt else request.prompt,
         tools=tuple(tool(n, old) for n, old in enumerate(request.tools)),
+        tool_choice=request.tool_choice if choice is None else json.loads(choice),
         sampling=replace(request.sampling, stop=stop),
     )
 
@@ -103,6 +112,8 @@ def turns(request: GenerateRequest) -> tuple[Turn, ...]:
 
 
 def preceding(request: GenerateRequest) -> str:
-    """The text that the answer continues: a last message of the assistant's own."""
+    """The text that the answer continues: the prompt, or a last message of the assistant's own."""
+    if request.prompt is not None:
+        return request.prompt
     last = request.messages[-1] if request.messages else None
     return last.content if last is not None and last.role == "assistant" else ""

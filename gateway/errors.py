@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from gateway.filter_results import filter_results
 from gateway.limits.types import retry_headers
@@ -174,12 +174,22 @@ _UNTOLD = {
 }
 
 
+#: Writes an error in a dialect, from its status and OpenAI's fields.
+Form: TypeAlias = Callable[[int, dict[str, Any]], dict[str, Any]]
+
+
+def openai_form(status: int, fields: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
+    """OpenAI's envelope."""
+    return {"error": fields}
+
+
 def http_error(
-    error: Exception, language: str = "en"
+    error: Exception, language: str = "en", form: Form = openai_form
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers for `error`, in OpenAI's form.
+    """Status, body and headers for `error`.
 
     language: the request's `Accept-Language`; picks what a policy's `say` tells.
+    form: how the dialect writes it.
     """
     answer = next((a for kind, a in TABLE if isinstance(error, kind)), _UNFORESEEN)
     if answer is _UNFORESEEN:
@@ -202,7 +212,7 @@ def http_error(
         headers |= retry_headers(error.retry_after)
     elif answer.status == 503:
         headers |= retry_headers(1.0)
-    return answer.status, {"error": body}, headers
+    return answer.status, form(answer.status, body), headers
 
 
 def _blocked(error: PromptBlocked, language: str) -> dict[str, Any]:

@@ -19,6 +19,8 @@ class HeldLogprobs:
         self._open: list[TokenLogprob] = []
         self._end = 0  # where the last unit ended
         self._cut = 0  # where the last placeholder's original text ended
+        self._moves: deque[tuple[int, int]] = deque()  # from where on placeholders move text
+        self._moved = 0
 
     def add(self, delta: Delta) -> None:
         if not delta.logprobs:
@@ -29,14 +31,20 @@ class HeldLogprobs:
                 self._units.append((self._end, end, self._open))
                 self._open, self._end = [], end
 
-    def take(self, release: Release) -> tuple[TokenLogprob, ...]:
-        """Those whose text has left by now; those that a placeholder touches are dropped."""
-        out: list[TokenLogprob] = []
+    def take(self, release: Release) -> list[tuple[TokenLogprob, int]]:
+        """Those whose text has left by now, each with the offset in the released text at which its
+        own begins; those that a placeholder touches are dropped.
+        """
+        out: list[tuple[TokenLogprob, int]] = []
         cuts = list(release.cuts)
+        for cut, placeholder in zip(cuts, release.placeholders, strict=True):
+            self._moves.append((cut.end, len(placeholder) - len(cut)))
         while self._units and self._units[0][1] <= release.end:
             start, end, tokens = self._units.popleft()
+            while self._moves and self._moves[0][0] <= start:
+                self._moved += self._moves.popleft()[1]
             if start >= self._cut and not any(c.start < end and start < c.end for c in cuts):
-                out += tokens
+                out += [(token, start + self._moved) for token in tokens]
         if cuts:
             self._cut = cuts[-1].end
-        return tuple(out)
+        return out

@@ -19,6 +19,9 @@ log = logging.getLogger("gardefou.requests")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
     "/v1/moderations": "moderations",
     "/v1/models": "models",
 }

@@ -122,6 +122,7 @@ class Composer:
         begin, at = self._out, self._out
         out: list[str] = []
         cuts: list[Span] = []
+        placeholders: list[str] = []
         groups = _merged(self._redactions)
         for group, _ in groups:
             start, end = max(group.span.start, self._origin), group.span.end
@@ -135,7 +136,8 @@ class Composer:
                 limit = at
                 break
             original = self._text[at - begin : end - begin]
-            out.append(group.operator.replace(original, group.category, group.keep))
+            placeholders.append(group.operator.replace(original, group.category, group.keep))
+            out.append(placeholders[-1])
             cuts.append(Span(start - self._origin, end - self._origin))
             at = end
         out.append(self._text[at - begin : max(at, limit) - begin])
@@ -146,7 +148,8 @@ class Composer:
         self._redactions = [r for group, parts in groups if group.span.end > waits for r in parts]
         text = "".join(out)
         self._released.append(text)
-        return Release(text, begin - self._origin, self._out - self._origin, tuple(cuts))
+        first, last = begin - self._origin, self._out - self._origin
+        return Release(text, first, last, tuple(cuts), tuple(placeholders))
 
     def _settle(self, before: int) -> None:
         """Keep what begins before `before` for the verdict; more to come begins there or later."""

@@ -52,12 +52,14 @@ class Release:
 
     cuts: spans of the original, inside `[start, end)`, that a placeholder stands for. All else of
     `[start, end)` is in `text` letter by letter.
+    placeholders: what stands in `text` for each of `cuts`.
     """
 
     text: str
     start: int
     end: int
     cuts: tuple[Span, ...] = ()
+    placeholders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

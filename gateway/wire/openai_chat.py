@@ -6,17 +6,17 @@ screened, or has no effect and says so here.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from secrets import token_hex
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.choice import Event
 from gateway.exchange import Exchange
 from gateway.filter_results import filter_results
+from gateway.wire.dialect import Dialect, Generate, Json, Strict, check_stops, frame
 from model_runner.types import (
     GenerateRequest,
     Message,
@@ -28,30 +28,24 @@ from model_runner.types import (
     Usage,
 )
 
-Json = dict[str, Any]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TextPart(_Strict):
+class TextPart(Strict):
     type: Literal["text"]
     text: str
 
 
-class FunctionCall(_Strict):
+class FunctionCall(Strict):
     name: str
     arguments: str
 
 
-class ToolCallParam(_Strict):
+class ToolCallParam(Strict):
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class MessageParam(_Strict):
+class MessageParam(Strict):
     role: Role
     content: str | list[TextPart] | None = None
     name: str | None = None
@@ -77,34 +71,32 @@ class MessageParam(_Strict):
         )
 
 
-class FunctionParam(_Strict):
+class FunctionParam(Strict):
     name: str
     description: str | None = None
     parameters: Json | None = None
     strict: bool | None = None
 
 
-class ToolParam(_Strict):
+class ToolParam(Strict):
     type: Literal["function"]
     function: FunctionParam
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     include_usage: bool = False
     # Padding against guesses from frame sizes; we send none.
     include_obfuscation: Literal[False] = False
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     type: Literal["text"]
 
 
-class ChatRequest(_Strict):
+class ChatRequest(Generate):
     """The request's body."""
 
-    model: str
     messages: Annotated[list[MessageParam], Field(min_length=1)]
-    stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -127,9 +119,7 @@ class ChatRequest(_Strict):
     @field_validator("stop")
     @classmethod
     def _few_stops(cls, value: str | list[str] | None) -> str | list[str] | None:
-        stops = [value] if isinstance(value, str) else value or []
-        if len(stops) > 4 or not all(stops):
-            raise ValueError("up to 4 texts, none of them empty")
+        check_stops([value] if isinstance(value, str) else value or [])
         return value
 
     @field_validator("top_logprobs")
@@ -201,7 +191,13 @@ class Answer:
             yield self._chunk(event.index, {}, finish_reason=event.finish_reason)
         if self._body.stream_options and self._body.stream_options.include_usage:
             last = self._head | {"object": "chat.completion.chunk", "choices": []}
-            yield last | {"usage": _usage(self._exchange.usage)}
+            yield last | {"usage": usage_of(self._exchange.usage)}
+
+    def end(self) -> Iterable[Json]:
+        return ()  # `[DONE]` says it
+
+    def fault(self, error: Json) -> Json:
+        return error
 
     async def whole(self) -> Json:
         """The same events as one object."""
@@ -222,7 +218,7 @@ class Answer:
         answer = self._head | {
             "object": "chat.completion",
             "choices": choices,
-            "usage": _usage(self._exchange.usage),
+            "usage": usage_of(self._exchange.usage),
         }
         if self._annotate:
             answer["prompt_filter_results"] = await self._prompt_results()
@@ -306,7 +302,7 @@ def _token(token: TokenLogprob) -> Json:
     }
 
 
-def _usage(usage: Usage) -> Mapping[str, int]:
+def usage_of(usage: Usage) -> Mapping[str, int]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -314,11 +310,4 @@ def _usage(usage: Usage) -> Mapping[str, int]:
     }
 
 
-def frame(chunk: Json) -> bytes:
-    """A server-sent event that holds `chunk`."""
-    return (
-        b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-    )
-
-
-DONE = b"data: [DONE]\n\n"
+DIALECT = Dialect("/v1/chat/completions", ChatRequest, Answer, frame, done=b"data: [DONE]\n\n")

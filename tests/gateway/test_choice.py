@@ -193,6 +193,6 @@ def test_parts_of_a_code_point_leave_together() -> None:
     held = HeldLogprobs()
     tokens = tuple(TokenLogprob(t, -1.0, b) for t, b in [("\ufffd", b"\xc3"), ("\ufffd", b"\xa9")])
     held.add(Delta(text="", logprobs=tokens[:1], token_ends=(0,)))
-    assert held.take(Release("", 0, 0)) == ()
+    assert held.take(Release("", 0, 0)) == []
     held.add(Delta(text="é", logprobs=tokens[1:], token_ends=(1,)))
-    assert held.take(Release("é", 0, 1)) == tokens
+    assert held.take(Release("é", 0, 1)) == [(token, 0) for token in tokens]

@@ -1,0 +1,170 @@
+"""OpenAI's legacy completions: `POST /v1/completions`, streamed and not.
+
+The answer goes on where the prompt ends, so the filters read the prompt ahead of it. What an engine
+writes beside the content (reasoning, refusals, tool calls) has no place here and is left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from secrets import token_hex
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from gateway.choice import Event
+from gateway.exchange import Exchange
+from gateway.filter_results import filter_results
+from gateway.wire.dialect import Dialect, Generate, Json, check_stops, frame
+from gateway.wire.openai_chat import StreamOptions, usage_of
+from model_runner.types import CONTENT, GenerateRequest, Sampling
+
+
+class CompletionRequest(Generate):
+    """The request's body."""
+
+    prompt: str
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    echo: bool | None = None
+    # Accepted for clients that send them always; without effect.
+    best_of: Literal[1] | None = None
+    user: str | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _one_text(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        if not all(isinstance(item, str) for item in value):
+            raise ValueError("token ids cannot be screened, and are refused; send text")
+        if len(value) != 1:
+            raise ValueError("one text; several prompts are several requests")
+        return value[0]
+
+    @field_validator("stop")
+    @classmethod
+    def _few_stops(cls, value: str | list[str] | None) -> str | list[str] | None:
+        check_stops([value] if isinstance(value, str) else value or [])
+        return value
+
+    @field_validator("echo")
+    @classmethod
+    def _no_scores_of_the_prompt(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value and info.data.get("logprobs") is not None:
+            raise ValueError("not with `logprobs`: there are none for the prompt")
+        return value
+
+    def neutral(self, tenant: str) -> GenerateRequest:
+        return GenerateRequest(
+            prompt=self.prompt,
+            sampling=Sampling(
+                max_tokens=self.max_tokens,
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                presence_penalty=self.presence_penalty or 0.0,
+                frequency_penalty=self.frequency_penalty or 0.0,
+                seed=self.seed,
+                stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or []),
+                logprobs=self.logprobs,
+                n=self.n or 1,
+            ),
+            tenant=tenant,
+        )
+
+
+class Answer:
+    """Writes one exchange's answer. `annotate` as in chat."""
+
+    def __init__(
+        self, body: CompletionRequest, exchange: Exchange, model: str, annotate: bool
+    ) -> None:
+        self._body = body
+        self._exchange = exchange
+        self._annotate = annotate
+        # As the model read it: screened.
+        self._prompt = (exchange.request.prompt or "") if body.echo else ""
+        self._head: Json = {
+            "id": f"cmpl-{token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    async def chunks(self) -> AsyncIterator[Json]:
+        if self._prompt:
+            for index in range(len(self._exchange.choices)):
+                yield self._head | {"choices": [self._choice(index, self._prompt, [])]}
+        async for event in self._exchange.events():
+            if event.finish_reason is None and event.channel != CONTENT:
+                continue
+            choice = self._choice(event.index, event.text, [event])
+            if event.finish_reason is not None and self._annotate:
+                choice |= await self._results(event.index)
+            yield self._head | {"choices": [choice]}
+        if self._body.stream_options and self._body.stream_options.include_usage:
+            yield self._head | {"choices": [], "usage": usage_of(self._exchange.usage)}
+
+    def end(self) -> Iterable[Json]:
+        return ()  # `[DONE]` says it
+
+    def fault(self, error: Json) -> Json:
+        return error
+
+    async def whole(self) -> Json:
+        said: list[list[Event]] = [[] for _ in self._exchange.choices]
+        async for event in self._exchange.events():
+            if event.finish_reason is not None or event.channel == CONTENT:
+                said[event.index].append(event)
+        choices = []
+        for index, events in enumerate(said):
+            text = self._prompt + "".join(event.text for event in events)
+            choice = self._choice(index, text, events)
+            if self._annotate:
+                choice |= await self._results(index)
+            choices.append(choice)
+        return self._head | {"choices": choices, "usage": usage_of(self._exchange.usage)}
+
+    def _choice(self, index: int, text: str, events: list[Event]) -> Json:
+        reason = events[-1].finish_reason if events else None
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": None if self._body.logprobs is None else _logprobs(events),
+            "finish_reason": "stop" if reason == "tool_calls" else reason,
+        }
+
+    async def _results(self, index: int) -> Json:
+        choice = self._exchange.choices[index]
+        await choice.judge()
+        prompt = (verdict for _, verdict in await self._exchange.prompt_verdicts())
+        return {
+            "prompt_filter_results": filter_results(prompt),
+            "content_filter_results": filter_results(verdict for _, verdict in choice.verdicts),
+        }
+
+
+def _logprobs(events: list[Event]) -> Json | None:
+    """Parallel lists, a token each. `text_offset` counts the text as released."""
+    tokens = [token for event in events for token in event.logprobs]
+    if not tokens:
+        return None
+    top = [{a.text: a.logprob for a in token.top} for token in tokens]
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": top if any(top) else None,
+        "text_offset": [offset for event in events for offset in event.offsets],
+    }
+
+
+DIALECT = Dialect("/v1/completions", CompletionRequest, Answer, frame, done=b"data: [DONE]\n\n")

@@ -1,0 +1,377 @@
+"""OpenAI's Responses: `POST /v1/responses`, streamed and not, without any state here.
+
+Nothing is stored, so there is nothing to refer to: the whole conversation comes in `input`.
+`responses_input.py` has the items that it may hold.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from secrets import token_hex
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from gateway.choice import Event
+from gateway.exchange import Exchange
+from gateway.wire.dialect import Dialect, Generate, Json, Strict, named_frame, refused
+from gateway.wire.responses_input import Item, messages_of
+from model_runner.types import (
+    FinishReason,
+    GenerateRequest,
+    Message,
+    Sampling,
+    TokenLogprob,
+    Tool,
+    Usage,
+)
+
+STATELESS = "no answers are kept here; send the whole conversation in `input`"
+HOSTED = "this gateway runs nothing of the kind"
+
+
+class FunctionParam(Strict):
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: Json | None = None
+    strict: bool | None = None
+
+
+class FunctionChoice(Strict):
+    type: Literal["function"]
+    name: str
+
+
+class TextFormat(Strict):
+    type: Literal["text"]
+
+
+class TextConfig(Strict):
+    format: TextFormat | None = None
+
+
+class StreamOptions(Strict):
+    # Padding against guesses from frame sizes; we send none.
+    include_obfuscation: Literal[False] = False
+
+
+class ResponsesRequest(Generate):
+    """The request's body."""
+
+    input: str | Annotated[list[Item], Field(min_length=1)]
+    instructions: str | None = None
+    tools: list[FunctionParam] | None = None
+    tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stream_options: StreamOptions | None = None
+    # What would need a memory, or tools of the gateway's own.
+    store: Literal[False] | None = None
+    previous_response_id: Annotated[None, refused(STATELESS)] = None
+    conversation: Annotated[None, refused(STATELESS)] = None
+    prompt: Annotated[None, refused(STATELESS)] = None
+    background: Literal[False] | None = None
+    max_tool_calls: Annotated[None, refused(HOSTED)] = None
+    # Accepted for clients that send them always; without effect, and never sent to the model.
+    text: TextConfig | None = None
+    truncation: Literal["disabled"] | None = None
+    parallel_tool_calls: Literal[True] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_include(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("include"):
+            raise ValueError("needs `include: [message.output_text.logprobs]`")
+        return value
+
+    def neutral(self, tenant: str) -> GenerateRequest:
+        given = self.input
+        said = (Message("user", given),) if isinstance(given, str) else messages_of(given)
+        if self.instructions:
+            said = (Message("system", self.instructions), *said)
+        choice: str | Json | None = None
+        if isinstance(self.tool_choice, FunctionChoice):
+            choice = {"type": "function", "function": {"name": self.tool_choice.name}}
+        else:
+            choice = self.tool_choice
+        return GenerateRequest(
+            messages=said,
+            tools=tuple(
+                Tool(t.name, t.description, t.parameters, t.strict) for t in self.tools or ()
+            ),
+            tool_choice=choice,
+            sampling=Sampling(
+                max_tokens=self.max_output_tokens,
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                logprobs=(self.top_logprobs or 0) if self.include else None,
+            ),
+            tenant=tenant,
+        )
+
+
+class _Part:
+    """A part of an item's content, as it grows."""
+
+    def __init__(self, kind: str, item: _Item, index: int) -> None:
+        self.kind = kind  # output_text | refusal | reasoning_text
+        self.text = ""
+        self.logprobs: list[TokenLogprob] = []
+        self._place: Json = {
+            "item_id": item.id,
+            "output_index": item.index,
+            "content_index": index,
+        }
+
+    def json(self) -> Json:
+        if self.kind == "refusal":
+            return {"type": "refusal", "refusal": self.text}
+        part: Json = {"type": self.kind, "text": self.text}
+        if self.kind == "output_text":
+            part |= {"annotations": [], "logprobs": [_token(t, exact=True) for t in self.logprobs]}
+        return part
+
+    def added(self) -> Json:
+        return {"type": "response.content_part.added", **self._place, "part": self.json()}
+
+    def delta(self, event: Event) -> Json:
+        self.text += event.text
+        self.logprobs += event.logprobs
+        said: Json = {"type": f"response.{self.kind}.delta", **self._place, "delta": event.text}
+        if self.kind == "output_text":
+            said["logprobs"] = [_token(token) for token in event.logprobs]
+        return said
+
+    def done(self) -> Iterable[Json]:
+        field = "refusal" if self.kind == "refusal" else "text"
+        said: Json = {"type": f"response.{self.kind}.done", **self._place, field: self.text}
+        if self.kind == "output_text":
+            said["logprobs"] = [_token(token) for token in self.logprobs]
+        yield said
+        yield {"type": "response.content_part.done", **self._place, "part": self.json()}
+
+
+class _Item:
+    """An item of the output: a message, reasoning, or a call of a function."""
+
+    def __init__(self, kind: str, index: int) -> None:
+        self.kind = kind
+        self.index = index
+        self.id = f"{_IDS[kind]}_{token_hex(12)}"
+        self.status = "in_progress"
+        self.parts: dict[str, _Part] = {}
+        self.call: Event | None = None
+        self.arguments = ""
+
+    def json(self) -> Json:
+        content = [part.json() for part in self.parts.values()]
+        item: Json = {"id": self.id, "type": self.kind, "status": self.status}
+        if self.kind == "message":
+            return item | {"role": "assistant", "content": content}
+        if self.kind == "reasoning":
+            return item | {"summary": [], "content": content}
+        tool = self.call.tool if self.call else None
+        return item | {
+            "call_id": tool.id if tool else "",
+            "name": tool.name if tool else "",
+            "arguments": self.arguments,
+        }
+
+    def added(self) -> Json:
+        return {
+            "type": "response.output_item.added",
+            "output_index": self.index,
+            "item": self.json(),
+        }
+
+    def done(self, status: str) -> Iterable[Json]:
+        for part in self.parts.values():
+            yield from part.done()
+        self.status = status
+        yield {
+            "type": "response.output_item.done",
+            "output_index": self.index,
+            "item": self.json(),
+        }
+
+
+class Answer:
+    """Writes one exchange's answer. There is one choice."""
+
+    def __init__(
+        self,
+        body: ResponsesRequest,
+        exchange: Exchange,
+        model: str,
+        annotate: bool,  # noqa: ARG002  (this form has no place for it)
+    ) -> None:
+        self._body = body
+        self._exchange = exchange
+        self._model = model
+        self._id = f"resp_{token_hex(12)}"
+        self._created = int(time.time())
+        self._items: dict[tuple[str, int], _Item] = {}
+        self._finish: FinishReason | None = None
+        self._sent = 0
+
+    async def chunks(self) -> AsyncIterator[Json]:
+        async for chunk in self._chunks():
+            yield self._numbered(chunk)
+
+    def end(self) -> Iterable[Json]:
+        status, _ = self._outcome()
+        yield self._numbered({"type": f"response.{status}", "response": self._response()})
+
+    def fault(self, error: Json) -> Json:
+        told = {"code": "server_error", "message": error["error"]["message"]}
+        failed = self._response() | {"status": "failed", "error": told}
+        return self._numbered({"type": "response.failed", "response": failed})
+
+    async def whole(self) -> Json:
+        async for _ in self._chunks():
+            pass
+        return self._response()
+
+    async def _chunks(self) -> AsyncIterator[Json]:
+        yield {"type": "response.created", "response": self._response()}
+        yield {"type": "response.in_progress", "response": self._response()}
+        async for event in self._exchange.events():
+            if event.finish_reason is not None:
+                self._finish = event.finish_reason
+                continue
+            for chunk in self._say(event):
+                yield chunk
+        status, _ = self._outcome()
+        for item in self._items.values():
+            if item.status == "in_progress":
+                for chunk in item.done(status):
+                    yield chunk
+
+    def _say(self, event: Event) -> Iterable[Json]:
+        kind = _ITEMS[event.channel.kind]
+        key = (kind, event.channel.index)
+        item = self._items.get(key)
+        if item is None:
+            item = self._items[key] = _Item(kind, len(self._items))
+            item.call = event
+            yield item.added()
+        if kind == "function_call":
+            yield from _call(item, event)
+            return
+        part = item.parts.get(event.channel.kind)
+        if part is None:
+            part = _Part(_PARTS[event.channel.kind], item, len(item.parts))
+            item.parts[event.channel.kind] = part
+            yield part.added()
+        yield part.delta(event)
+
+    def _outcome(self) -> tuple[str, str | None]:
+        """The response's status, and why it is incomplete."""
+        match self._finish:
+            case None:
+                return "in_progress", None
+            case "content_filter":
+                return "incomplete", "content_filter"
+            case "length":
+                return "incomplete", "max_output_tokens"
+        return "completed", None
+
+    def _numbered(self, chunk: Json) -> Json:
+        self._sent += 1
+        return chunk | {"sequence_number": self._sent - 1}
+
+    def _response(self) -> Json:
+        """The response so far. What the caller sent is not repeated, save the tools as screened."""
+        request = self._exchange.request
+        status, reason = self._outcome()
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self._created,
+            "model": self._model,
+            "status": status,
+            "error": None,
+            "incomplete_details": {"reason": reason} if reason else None,
+            "instructions": None,
+            "metadata": {},
+            "output": [item.json() for item in self._items.values()],
+            "parallel_tool_calls": True,
+            "previous_response_id": None,
+            "store": False,
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+            "max_output_tokens": self._body.max_output_tokens,
+            "text": {"format": {"type": "text"}},
+            "tool_choice": _choice(request.tool_choice),
+            "tools": [_tool(tool) for tool in request.tools],
+            "truncation": "disabled",
+            "usage": None if self._finish is None else _usage(self._exchange.usage),
+        }
+
+
+_ITEMS = {
+    "content": "message",
+    "refusal": "message",
+    "reasoning": "reasoning",
+    "tool_call": "function_call",
+}
+_PARTS = {"content": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}
+_IDS = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+
+
+def _call(item: _Item, event: Event) -> Iterable[Json]:
+    """A call comes whole, in one event."""
+    place: Json = {"item_id": item.id, "output_index": item.index}
+    item.arguments = event.text
+    yield {"type": "response.function_call_arguments.delta", **place, "delta": event.text}
+    yield {"type": "response.function_call_arguments.done", **place, "arguments": event.text}
+    yield from item.done("completed")
+
+
+def _choice(choice: Any) -> Any:
+    if isinstance(choice, dict):
+        return {"type": "function", "name": choice["function"]["name"]}
+    return choice or "auto"
+
+
+def _tool(tool: Tool) -> Json:
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": tool.strict,
+    }
+
+
+def _token(token: TokenLogprob, *, exact: bool = False) -> Json:
+    """exact: with the tokens' bytes."""
+
+    def written(text: str, logprob: float, raw: bytes) -> Json:
+        return {"token": text, "logprob": logprob} | ({"bytes": list(raw)} if exact else {})
+
+    top = [written(a.text, a.logprob, a.bytes) for a in token.top]
+    return written(token.text, token.logprob, token.bytes) | {"top_logprobs": top}
+
+
+def _usage(usage: Usage) -> Json:
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+DIALECT = Dialect("/v1/responses", ResponsesRequest, Answer, named_frame)
