@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import regex
 
@@ -85,28 +86,35 @@ def join(rules: Sequence[Rule]) -> tuple[regex.Pattern[str], regex.Pattern[str]]
     return regex.compile(any_match, FLAGS), regex.compile(rf"(?:{alive})(?s:.)(?!)", FLAGS)
 
 
-def terms_pattern(terms: Sequence[str], allow: Sequence[str] = ()) -> str:
+def terms_pattern(terms: Sequence[str], allow: Sequence[str] = (), *, stretch: bool = False) -> str:
     """A pattern for any of `terms`, whatever their case and the white space between their words.
 
     A term is bounded by words' ends where it begins or ends with a word character.
     allow: longer phrases; a term does not count where it stands inside one of them.
+    stretch: letters of a term may be repeated, up to 40 times.
     """
     bodies = []
     for term in sorted(set(terms), key=lambda term: (-len(term), term)):
         vetoes = "".join(veto for phrase in allow for veto in _vetoes(term, phrase))
-        bodies.append(vetoes + _bounded(term))
+        bodies.append(vetoes + _bounded(term, stretch=stretch))
     return "(?i)" + "|".join(bodies)
 
 
-def _bounded(phrase: str) -> str:
+def _bounded(phrase: str, *, stretch: bool = False) -> str:
     phrase = phrase.strip()
     left = r"\b" if phrase[0].isalnum() else ""
     right = r"\b" if phrase[-1].isalnum() else ""
-    return left + _spaced(phrase) + right
+    return left + _spaced(phrase, stretch=stretch) + right
 
 
-def _spaced(phrase: str) -> str:
-    return r"\s{1,8}".join(regex.escape(word) for word in regex.split(r"\s+", phrase))
+def _spaced(phrase: str, *, stretch: bool = False) -> str:
+    write = _stretched if stretch else regex.escape
+    return r"\s{1,8}".join(write(word) for word in regex.split(r"\s+", phrase))
+
+
+def _stretched(word: str) -> str:
+    runs = ((letter, len(list(same))) for letter, same in groupby(word))
+    return "".join(f"{regex.escape(letter)}{{{count},{40 + count}}}" for letter, count in runs)
 
 
 def _vetoes(term: str, phrase: str) -> Iterator[str]:

@@ -166,10 +166,10 @@ def _rule(category: str, entry: object, path: tuple[str | int, ...]) -> Rule:
         return compile_rule(category, entry, path=path)
     if not isinstance(entry, Mapping):
         raise FilterConfigError("expected a pattern, or {pattern: …} or {terms: […]}", path)
-    if unknown := set(entry) - {"pattern", "terms", "check", "allow"}:
+    if unknown := set(entry) - {"pattern", "terms", "check", "allow", "stretch"}:
         word = min(unknown)
         raise FilterConfigError(
-            f"unknown key {word!r}: pattern, terms, check, allow", (*path, word)
+            f"unknown key {word!r}: pattern, terms, check, allow, stretch", (*path, word)
         )
     check = entry.get("check")
     if check is not None and check not in VALIDATORS:
@@ -179,10 +179,17 @@ def _rule(category: str, entry: object, path: tuple[str | int, ...]) -> Rule:
         raise FilterConfigError("give either `pattern` or `terms`", path)
     key = "pattern" if "pattern" in entry else "terms"
     source = entry[key]
-    if "allow" in entry and key != "terms":
-        raise FilterConfigError("`allow` goes with `terms`", (*path, "allow"))
+    for option in ("allow", "stretch"):
+        if option in entry and key != "terms":
+            raise FilterConfigError(f"`{option}` goes with `terms`", (*path, option))
+    if not isinstance(entry.get("stretch", False), bool):
+        raise FilterConfigError("`stretch` is true or false", (*path, "stretch"))
     if key == "terms":
-        source = terms_pattern(_terms(entry, key, path), _terms(entry, "allow", path))
+        source = terms_pattern(
+            _terms(entry, key, path),
+            _terms(entry, "allow", path),
+            stretch=bool(entry.get("stretch")),
+        )
     if not isinstance(source, str):
         raise FilterConfigError("`pattern` is text", (*path, key))
     return compile_rule(category, source, VALIDATORS.get(check or ""), (*path, key))

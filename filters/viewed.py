@@ -9,8 +9,6 @@ from filters.errors import FilterConfigError
 from filters.types import Context, Filter, Finding, Piece, Progress, Scan, Scope, Span
 from filters.views import GROUPS, VIEWS, fold, open_view
 
-UNFOLDED = {"plain"}
-
 
 class ViewedFilter:
     """Opens the inner filters on views; a finding is reported once, whatever views show it.
@@ -48,22 +46,26 @@ def viewed(
         wanted += GROUPS.get(view, (view,))
     if not wanted:
         raise FilterConfigError("`views` names at least one view", ("views",))
-    plain = build(options)
-    folded = build(_folded(options))
-    made = {view: plain if view in UNFOLDED else folded for view in wanted}
+    made = {
+        view: build(options if view == "plain" else _folded(options, stretch=view == "stretched"))
+        for view in wanted
+    }
     return ViewedFilter(name, made)
 
 
-def _folded(options: object) -> object:
-    """The options with every list of `terms` folded."""
+def _folded(options: object, *, stretch: bool) -> object:
+    """The options with every list of terms folded, and stretched if that is asked."""
     if isinstance(options, Mapping):
-        return {
-            key: [fold(term) if isinstance(term, str) else term for term in value]
-            if key == "terms" and isinstance(value, list)
-            else _folded(value)
-            for key, value in options.items()
-        }
-    return [_folded(one) for one in options] if isinstance(options, list) else options
+        new = {key: _folded(value, stretch=stretch) for key, value in options.items()}
+        for key in ("terms", "allow"):
+            if isinstance(options.get(key), list):
+                new[key] = [fold(t) if isinstance(t, str) else t for t in options[key]]
+        if stretch and "terms" in options:
+            new["stretch"] = True
+        return new
+    return (
+        [_folded(one, stretch=stretch) for one in options] if isinstance(options, list) else options
+    )
 
 
 class ViewedScan:

@@ -189,7 +189,7 @@ _LEET_L = _LEET | {"1": "l", "!": "l"}
 _SEPARATORS = r"[ \u00a0.\-_*/|~·•,+:;'’]"
 # One separator throughout: "b a d, b.a.d" are two words.
 _SPELLED = rf"(?<!\p{{L}})\p{{L}}(?P<s>{_SEPARATORS})\p{{L}}(?:(?P=s)\p{{L}}){{1,40}}(?!\p{{L}})"
-_STRETCHED = r"(?P<c>\p{L})(?P=c){2,200}"
+_REPEATED = r"(?P<c>\p{L})(?P=c){2,200}"
 
 
 @cache
@@ -209,14 +209,9 @@ def _letters(chars: Chars) -> Chars:
     )
 
 
-def _squeezed(size: int) -> Callable[[Chars], Chars]:
-    def write(chars: Chars) -> Chars:
-        """`size` letters for the whole run; the last of them ends where the run does."""
-        kept = Chars(chars.text[:size], chars.starts[:size], chars.ends[:size])
-        kept.ends[-1] = chars.ends[-1]
-        return kept
-
-    return write
+def _squeezed(chars: Chars) -> Chars:
+    """One letter for the whole run."""
+    return Chars(chars.text[:1], chars.starts[:1], chars.ends[-1:])
 
 
 _BASE64 = regex.compile(r"[A-Za-z0-9+/_-]")
@@ -324,22 +319,22 @@ def _leet(table: Mapping[str, str]) -> Callable[[], Step]:
 _JOINED = _rewrite(_SPELLED, _letters)
 _DECODED = (Base64, _rewrite(_PERCENT, _percent))
 
-#: Steps of each view, by its name in a policy.
+#: Steps of each view, by its name in a policy. In `stretched` the terms are, not the text.
 VIEWS: Mapping[str, tuple[Callable[[], Step], ...]] = {
     "plain": (),
     "fold": (_fold,),
     "leet": (_fold, _leet(_LEET)),
     "leet-l": (_fold, _leet(_LEET_L)),
     "joined": (_fold, _leet(_LEET), _JOINED),
-    "squeezed": (_fold, _leet(_LEET), _JOINED, _rewrite(_STRETCHED, _squeezed(1))),
-    "squeezed-twice": (_fold, _leet(_LEET), _JOINED, _rewrite(_STRETCHED, _squeezed(2))),
+    "squeezed": (_fold, _leet(_LEET), _JOINED, _rewrite(_REPEATED, _squeezed)),
+    "stretched": (_fold, _leet(_LEET), _JOINED),
     "base64": (Base64, _fold),
     "base64-twice": (Base64, Base64, _fold),
     "percent": (_rewrite(_PERCENT, _percent), _fold),
 }
 #: Names that stand for several views.
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "disguised": ("fold", "leet", "leet-l", "joined", "squeezed", "squeezed-twice"),
+    "disguised": ("fold", "leet", "leet-l", "joined", "squeezed", "stretched"),
     "decoded": ("base64", "base64-twice", "percent"),
 }
 
