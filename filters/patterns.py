@@ -19,6 +19,7 @@ from itertools import groupby
 import regex
 
 from filters.errors import FilterConfigError
+from filters.pattern_checks import problem
 
 Validator = Callable[[str], bool]
 
@@ -60,8 +61,14 @@ def compile_rule(
     source: str,
     check: Validator | None = None,
     path: tuple[str | int, ...] = (),
+    *,
+    trusted: bool = False,
 ) -> Rule:
-    """Compile one pattern. Raises FilterConfigError, with `path`, if it cannot be used."""
+    """Compile one pattern. Raises FilterConfigError, with `path`, if it cannot be used.
+
+    trusted: leave out the check that it takes linear time. For patterns that this package makes,
+    and for tests; nothing in a policy leads here.
+    """
     flags, body = _split_flags(source)
     _refuse(flags, body, path)
     scoped = f"(?{flags}:{body})" if flags else f"(?:{body})"
@@ -71,6 +78,8 @@ def compile_rule(
         raise FilterConfigError(f"not a regular expression: {error}: {source!r}", path) from error
     if pattern.search("") is not None:
         raise FilterConfigError(f"the pattern matches the empty text: {source!r}", path)
+    if not trusted and (wrong := problem(scoped, FLAGS)):
+        raise FilterConfigError(f"{wrong}: {source!r}", path)
     return Rule(category, pattern, scoped, check)
 
 

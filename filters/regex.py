@@ -192,7 +192,8 @@ def _rule(category: str, entry: object, path: tuple[str | int, ...]) -> Rule:
         )
     if not isinstance(source, str):
         raise FilterConfigError("`pattern` is text", (*path, key))
-    return compile_rule(category, source, VALIDATORS.get(check or ""), (*path, key))
+    validator = VALIDATORS.get(check or "")
+    return compile_rule(category, source, validator, (*path, key), trusted=key == "terms")
 
 
 def _terms(entry: Mapping[str, object], key: str, path: tuple[str | int, ...]) -> list[str]:
