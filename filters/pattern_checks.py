@@ -3,9 +3,9 @@
 Two lines of defence. First the pattern's automaton (`filters.pattern_tree`) is searched for what
 makes a backtracking matcher slow (A. Weber, H. Seidl: On the degree of ambiguity of finite
 automata, 1991; N. Weideman et al.: Analyzing matching time behavior of backtracking regular
-expression matchers, 2016): a loop with two ways round on the same text is exponential, two loops that one
-text can stay in or pass between are quadratic, and so is a loop that the search can begin anew inside.
-Then the pattern is run on texts made to hurt it.
+expression matchers, 2016): a loop with two ways round on the same text is exponential; two loops
+that one text can stay in or pass between are quadratic, and so is a loop that the search can begin
+anew inside. Then the pattern is run on texts made to hurt it.
 """
 
 from __future__ import annotations

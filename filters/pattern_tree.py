@@ -46,8 +46,8 @@ class Part:
 class Automaton:
     """Positions of a pattern: `masks[p]` the sample characters that `p` takes, as a bit mask;
     `follow[p]` the positions after it, with the number of ways; `atomic[p]` the atomic group that
-    holds it, or 0; `origin[p]` the same for copies of one part. `inner`: bodies of atomic groups, to
-    be judged by themselves.
+    holds it, or 0; `origin[p]` the same for copies of one part. `inner`: bodies of atomic groups,
+    to be judged by themselves.
     """
 
     def __init__(self, node: Any, sample: str, groups: dict[int, Any] | None = None) -> None:
