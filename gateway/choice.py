@@ -5,7 +5,7 @@ Every channel has a screen of its own. A tool call leaves whole, once its verdic
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +23,7 @@ from model_runner.types import (
     Usage,
 )
 from policies.screen import StreamScreen
-from policies.types import Release, Verdict
+from policies.types import Hit, Release, Step, Verdict
 
 OpenScreen = Callable[[Stage, Context], StreamScreen]
 
@@ -33,6 +33,7 @@ class Event:
     """What one choice sends: text of a channel, or, last of all, why it ended.
 
     offsets: where in the channel's released text the text of each of `logprobs` begins.
+    signals, checked: what rules that signal found in text that left before, and how far they read.
     """
 
     index: int
@@ -42,6 +43,8 @@ class Event:
     offsets: tuple[int, ...] = ()
     tool: ToolHead | None = None
     finish_reason: FinishReason | None = None
+    signals: tuple[Hit, ...] = ()
+    checked: int = 0
 
 
 @dataclass(slots=True)
@@ -128,7 +131,7 @@ class Choice:
         stream.logprobs.add(delta)
         step = await stream.screen.push(Piece(delta.text, delta.signals))
         self.most_held = max(self.most_held, stream.screen.held)
-        if event := self._event(delta.channel, stream, step.release):
+        for event in self._events(delta.channel, stream, step):
             yield event
         self.blocked = stream.ended = step.then == "stop"
 
@@ -140,7 +143,7 @@ class Choice:
             if stream.ended or (is_call and self.blocked):
                 continue
             step = await stream.screen.push(Piece(""), final=True)
-            if event := self._event(channel, stream, step.release):
+            for event in self._events(channel, stream, step):
                 yield event
             if step.then == "stop":
                 self.blocked = True
@@ -167,6 +170,12 @@ class Choice:
         said, released = "".join(stream.said), "".join(stream.waiting)
         arguments = await screened_json(said, released, screened)
         return Event(self.index, channel, arguments, tool=head)
+
+    def _events(self, channel: Channel, stream: _Stream, step: Step) -> Iterator[Event]:
+        if event := self._event(channel, stream, step.release):
+            yield event
+        if step.signals:
+            yield Event(self.index, channel, signals=step.signals, checked=step.checked)
 
     def _event(self, channel: Channel, stream: _Stream, release: Release) -> Event | None:
         logprobs = stream.logprobs.take(release)

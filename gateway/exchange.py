@@ -83,8 +83,11 @@ class Exchange:
             raise
         return exchange
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Step 4: what may leave, of all choices as it comes. Raises RunnerError."""
+    async def events(self, *, signals: bool = False) -> AsyncIterator[Event]:
+        """Step 4: what may leave, of all choices as it comes. Raises RunnerError.
+
+        signals: also events that only say what rules that signal found.
+        """
         queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(QUEUE)
         tasks = [asyncio.create_task(_pump(choice, queue)) for choice in self.choices]
         try:
@@ -95,7 +98,7 @@ class Exchange:
                     running -= 1
                 elif isinstance(item, BaseException):
                     raise item
-                else:
+                elif signals or not item.signals:
                     self._mark_first(item)
                     yield item
         finally:

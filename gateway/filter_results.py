@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from policies.types import Action, Verdict
+from policies.types import Action, Hit, Verdict
 
 Severity = Literal["safe", "low", "medium", "high"]
 
@@ -24,15 +24,19 @@ def filter_results(verdicts: Iterable[Verdict]) -> dict[str, dict[str, object]]:
 
     filtered: whether text was cut for it. Categories that nothing answered are left out.
     """
+    return hit_results(hit for verdict in verdicts for hit in verdict.hits)
+
+
+def hit_results(hits: Iterable[Hit]) -> dict[str, dict[str, object]]:
+    """The same, of single hits."""
     results: dict[str, dict[str, object]] = {}
     worst: dict[str, float] = {}
-    for verdict in verdicts:
-        for hit in verdict.hits:
-            category = hit.finding.category
-            worst[category] = max(worst.get(category, 0.0), hit.finding.score)
-            before = results.get(category, {"filtered": False})
-            results[category] = {
-                "filtered": bool(before["filtered"]) or hit.action >= Action.REDACT,
-                "severity": severity(worst[category]),
-            }
+    for hit in hits:
+        category = hit.finding.category
+        worst[category] = max(worst.get(category, 0.0), hit.finding.score)
+        before = results.get(category, {"filtered": False})
+        results[category] = {
+            "filtered": bool(before["filtered"]) or hit.action >= Action.REDACT,
+            "severity": severity(worst[category]),
+        }
     return results

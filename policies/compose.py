@@ -67,6 +67,11 @@ class Composer:
         """All that was released."""
         return "".join(self._released)
 
+    @property
+    def released_to(self) -> int:
+        """Where what was released ends, counted as releases are."""
+        return self._out - self._origin
+
     def grow(self, text: str) -> None:
         self._text += text
         self._length += len(text)

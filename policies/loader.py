@@ -184,6 +184,10 @@ def _rule_problems(
         seen.add(rule.id)
         if rule.do == "revise":
             yield document.problem((*path, "do"), "`revise` is not built yet; use block or redact")
+        if rule.release == "signal" and (part != "output" or rule.do not in {"flag", "block"}):
+            yield document.problem(
+                (*path, "release"), "`signal` is for rules of output that flag or block"
+            )
         name = rule.when.filter
         if name not in spec.filters:
             meant = _meant(name, list(spec.filters)) if spec.filters else ""
@@ -253,6 +257,7 @@ def _policy(
                 but=tuple(glob.lower() for glob in rule.when.but),
                 say=rule.say,
                 roles=frozenset(rule.roles),
+                signal=rule.release == "signal",
                 operator=_operator(rule.with_, key),
             )
         )

@@ -21,13 +21,17 @@ class StagePlan:
     """What runs at one stage.
 
     acting: filters of rules that redact or block; text waits for them. Empty in monitor mode.
-    watching: filters of all other rules; they read what was released, and nothing waits for them.
-    rules, watch_rules: the rules of either.
+    signalling: filters of rules that say `release: signal`: text does not wait for them; what they
+        find follows it, and may end it late.
+    watching: filters of all other rules; nothing waits for them. These two read what was released.
+    rules, signal_rules, watch_rules: the rules of each.
     """
 
     acting: tuple[Link, ...]
+    signalling: tuple[Link, ...]
     watching: tuple[Link, ...]
     rules: Rules
+    signal_rules: Rules
     watch_rules: Rules
     mode: Mode
     policy: str
@@ -36,7 +40,10 @@ class StagePlan:
     @property
     def reads_conversation(self) -> bool:
         """Whether what is said of a text depends on the turns before it."""
-        return any(x.filter.scope == "conversation" for x in (*self.acting, *self.watching))
+        return any(
+            link.filter.scope == "conversation"
+            for link in (*self.acting, *self.signalling, *self.watching)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +72,20 @@ class Policy:
             and (role is None or not rule.roles or role in rule.roles)
         )
         enforce = self.mode == "enforce"
-        acting = [r for r in chosen if enforce and r.action >= Action.REDACT]
-        watching = [r for r in chosen if r not in acting]
+        signalling = [r for r in chosen if enforce and r.signal]
+        acting = [r for r in chosen if enforce and not r.signal and r.action >= Action.REDACT]
+        watching = [r for r in chosen if r not in acting and r not in signalling]
         overflow = Action.BLOCK if self.overflow == "block" else Action.ALLOW
         rules, watch_rules = Rules(acting, overflow), Rules(watching, Action.ALLOW)
+        signal_rules = Rules(signalling, overflow)
         if not enforce:
             watch_rules = Rules(watching, overflow)
         return StagePlan(
             acting=tuple(self.links[name] for name in rules.filters),
+            signalling=tuple(self.links[name] for name in signal_rules.filters),
             watching=tuple(self.links[name] for name in watch_rules.filters),
             rules=rules,
+            signal_rules=signal_rules,
             watch_rules=watch_rules,
             mode=self.mode,
             policy=self.name,

@@ -21,6 +21,7 @@ class Rule:
     but: globs, in lower case, of found text that does not count.
     say: what a blocked client is told, by language.
     roles: whose messages it reads; empty for all.
+    signal: text does not wait for the filter; what it finds follows.
     operator: what a redaction puts in place.
     """
 
@@ -32,6 +33,7 @@ class Rule:
     but: tuple[str, ...] = ()
     say: Mapping[str, str] = field(default_factory=dict)
     roles: frozenset[str] = frozenset()
+    signal: bool = False
     operator: Operator = TAG
 
     def answers(self, finding: Finding, text: str) -> bool:

@@ -147,6 +147,8 @@ class RuleSpec(_Strict):
     """When a filter finds a category at or over a score, do an action.
 
     with: what a redaction puts in place.
+    release: whether text waits for the filter (`hold`), or goes on while what the filter finds
+        follows (`signal`): a block then comes late, and a redaction cannot be.
     roles: whose messages it reads, on input; all, if none is named.
     """
 
@@ -154,6 +156,7 @@ class RuleSpec(_Strict):
     when: When
     do: Literal["allow", "flag", "redact", "revise", "block"]
     with_: Annotated[With | None, Field(alias="with")] = None
+    release: Literal["hold", "signal"] = "hold"
     roles: Annotated[tuple[Role, ...], WithJsonSchema(_one_or_many(_ROLE))] = ()
     say: Annotated[dict[str, str], WithJsonSchema(_SAY)] = Field(default_factory=dict)
     examples: Examples = Examples()

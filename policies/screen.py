@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from filters.types import Context, Finding, Piece, Span
-from policies.chain import ChainScan
+from policies.chain import ChainScan, Link
 from policies.compose import Composer
 from policies.errors import ScreenClosed
 from policies.plan import StagePlan
+from policies.rules import Rules
 from policies.types import Action, Fault, Hit, Step, Verdict
 
 Report = Callable[[Verdict], None]
@@ -54,7 +55,8 @@ class StreamScreen:
         self._chain = ChainScan(plan.acting, context)
         self._budget = budget or Budget()
         self._taken = 0
-        self._watch = _Watch(plan, context, report) if plan.watching else None
+        self._watch = _Watch(plan, plan.watching, plan.watch_rules, context, report)
+        self._signal = _Watch(plan, plan.signalling, plan.signal_rules, context)
         self._pending = ""  # original text that is not out, for those that watch
         self._done = False
 
@@ -80,17 +82,21 @@ class StreamScreen:
                 return self._refuse(fault)
         release = self._composer.advance(settled, final=final)
         self._account()
-        self._done = final or self._composer.blocked
+        self._done = final or self._composer.blocked or self._signal.blocked
         self._show(piece.text, release.end - release.start)
-        return Step(release, "stop" if self._composer.blocked else "continue")
+        if self._done:
+            await self._signal.verdict()  # so that a late block still ends the text
+        blocked = self._composer.blocked or self._signal.blocked
+        signals = self._signal.take()
+        return Step(release, "stop" if blocked else "continue", signals, self._signal.checked)
 
     async def verdict(self) -> Verdict:
         """The verdict, once the text is done. In monitor mode it waits for nobody and allows."""
         hits, scores = list(self._composer.hits), dict(self._composer.scores)
         faults = list(self._chain.faults)
         timings = dict(self._chain.timings)
-        if self._watch is not None and self._plan.mode == "enforce":
-            seen = await self._watch.verdict()
+        for lane in (self._signal, self._watch) if self._plan.mode == "enforce" else ():
+            seen = await lane.verdict()
             hits += seen.hits
             faults += seen.faults
             timings |= seen.timings
@@ -103,8 +109,8 @@ class StreamScreen:
         self._done = True
         self._budget.take(-self._taken)
         self._taken = 0
-        if self._watch is not None:
-            self._watch.end()
+        self._watch.end()
+        self._signal.end()
         await self._chain.aclose()
 
     async def _feed(self, piece: Piece, *, final: bool) -> int:
@@ -128,59 +134,82 @@ class StreamScreen:
 
     def _show(self, text: str, out: int) -> None:
         """Show what was released to those that watch, in its original form."""
-        if self._watch is None:
-            return
         self._pending += text
-        self._watch.feed(self._pending[:out])
-        self._pending = self._pending[out:]
-        if self._done:
-            self._watch.end()
+        shown, self._pending = self._pending[:out], self._pending[out:]
+        for lane in (self._watch, self._signal):
+            lane.feed(shown)
+            if self._done:
+                lane.end()
 
 
 class _Watch:
-    """Filters that only watch, in a task of their own that no text waits for."""
+    """Filters that text does not wait for, in a task of their own."""
 
-    def __init__(self, plan: StagePlan, context: Context, report: Report | None) -> None:
+    def __init__(
+        self,
+        plan: StagePlan,
+        links: Sequence[Link],
+        rules: Rules,
+        context: Context,
+        report: Report | None = None,
+    ) -> None:
+        self.checked = 0
         self._plan = plan
-        self._chain = ChainScan(plan.watching, context)
-        self._composer = Composer(plan.watch_rules, len(context.preceding))
+        self._idle = not links  # nobody watches
+        self._chain = ChainScan(links, context)
+        self._composer = Composer(rules, len(context.preceding))
         self._report = report
         self._queue: asyncio.Queue[str | None] = asyncio.Queue()
         self._ended = False
         self._preceding = context.preceding
         self._task: asyncio.Task[Verdict] | None = None
+        self._taken = 0
+
+    @property
+    def blocked(self) -> bool:
+        return self._composer.blocked
+
+    def take(self) -> tuple[Hit, ...]:
+        """The hits since the last call."""
+        begin, self._taken = self._taken, len(self._composer.hits)
+        return tuple(self._composer.hits[begin:])
 
     def feed(self, text: str) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
-            if self._preceding:
-                self._queue.put_nowait(self._preceding)
-        if text:
-            self._composer.grow(text)
-            self._queue.put_nowait(text)
+        if self._idle or self._ended or not text:
+            return
+        self._start()
+        self._composer.grow(text)
+        self._queue.put_nowait(text)
 
     def end(self) -> None:
-        if not self._ended:
+        if not (self._idle or self._ended):
+            self._start()
             self._ended = True
-            self.feed("")
             self._queue.put_nowait(None)
 
     async def verdict(self) -> Verdict:
         self.end()
-        assert self._task is not None  # noqa: S101
+        if self._task is None:
+            return _verdict(self._plan, "", (), {}, (), {})
         return await asyncio.shield(self._task)
 
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+            if self._preceding:
+                self._queue.put_nowait(self._preceding)
+
     async def _run(self) -> Verdict:
-        while True:
+        composer = self._composer
+        text: str | None = ""
+        while text is not None and not composer.blocked:
             text = await self._queue.get()
             progress = await self._chain.feed(Piece(text or ""), final=text is None)
             for finding in progress.findings:
-                self._composer.add(finding)
-            if text is None:
-                break
-        self._composer.advance(0, final=True)
+                composer.add(finding)
+            composer.advance(progress.settled, final=text is None)
+            self.checked = max(self.checked, composer.released_to)
         await self._chain.aclose()
-        composer = self._composer
         verdict = _verdict(
             self._plan,
             composer.text,

@@ -64,10 +64,16 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do after a push: send the release, then go on, rewind or stop."""
+    """What to do after a push: send the release, then go on, rewind or stop.
+
+    signals: what rules that signal found since the last push, in text that left before.
+    checked: how far such rules have vouched for the text; never goes back.
+    """
 
     release: Release
     then: Then = "continue"
+    signals: tuple[Hit, ...] = ()
+    checked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

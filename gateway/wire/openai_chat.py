@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.choice import Event
 from gateway.exchange import Exchange
-from gateway.filter_results import filter_results
+from gateway.filter_results import filter_results, hit_results
 from gateway.wire.dialect import Dialect, Generate, Json, Strict, check_stops, frame
 from model_runner.types import (
     GenerateRequest,
@@ -179,7 +179,10 @@ class Answer:
             yield self._chunk(index, {"role": "assistant", "content": ""}) | (
                 extra if not index else {}
             )
-        async for event in self._exchange.events():
+        async for event in self._exchange.events(signals=True):
+            if event.signals:
+                yield self._signal(event)
+                continue
             if event.finish_reason is None:
                 yield self._chunk(event.index, _delta(event), _logprobs([event]))
                 continue
@@ -238,6 +241,23 @@ class Answer:
             "finish_reason": finish_reason,
         }
         return self._head | {"object": "chat.completion.chunk", "choices": [choice]}
+
+    def _signal(self, event: Event) -> Json:
+        """What was found in text that left before, as Azure's asynchronous filter tells it.
+
+        Offsets count characters of the channel; `check_offset` never goes back.
+        """
+        spans = [hit.finding.span for hit in event.signals]
+        chunk = self._chunk(event.index, {})
+        chunk["choices"][0] |= {
+            "content_filter_results": hit_results(event.signals),
+            "content_filter_offsets": {
+                "check_offset": event.checked,
+                "start_offset": min(span.start for span in spans),
+                "end_offset": max(span.end for span in spans),
+            },
+        }
+        return chunk
 
     async def _results(self, index: int) -> Json:
         choice = self._exchange.choices[index]

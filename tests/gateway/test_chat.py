@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -337,6 +338,33 @@ async def test_what_the_filters_found_on_request(redis: Redis) -> None:
         frames = [json.loads(x[6:]) for x in raw.split("\n") if x.startswith("data: {")]
         annotated = [c for f in frames for c in f["choices"] if "content_filter_results" in c]
         assert [(c["delta"], c["content_filter_results"]) for c in annotated] == [({}, email)]
+
+
+async def test_signals_follow_the_text_and_a_late_block_ends_it(
+    redis: Redis, tmp_path: Path
+) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "policy: p\nfilters: {own: {regex: {oaf: 'oaf', dolt: 'dolt'}}}\noutput:\n"
+        "  - {id: f, when: {own: oaf}, do: flag, release: signal}\n"
+        "  - {id: b, when: {own: dolt}, do: block, release: signal}\n"
+    )
+    text = ["You ", "oaf ", "and ", "do", "lt, ", "you.", " So", " there"]
+    runner = ScriptedRunner(replay([*text[:5], Pause(0.05), *text[5:]]))
+    async with serving(runner, redis, policy=[str(tmp_path / "p.yaml")]) as gateway:
+        frames, _ = await gateway.stream(ask("?"))
+        choices = [choice for frame in frames for choice in frame["choices"]]
+        assert choices[-1]["finish_reason"] == "content_filter"
+        assert text_of(frames).startswith("You oaf and dolt, ")
+        signals = [c for c in choices if "content_filter_offsets" in c]
+        assert [c["delta"] for c in signals] == [{}] * len(signals)
+        assert signals[0]["content_filter_results"]["oaf"] == {
+            "filtered": False,
+            "severity": "high",
+        }
+        offsets = [c["content_filter_offsets"] for c in signals]
+        assert (offsets[0]["start_offset"], offsets[-1]["end_offset"]) == (4, 16)
+        checks = [o["check_offset"] for o in offsets]
+        assert checks == sorted(checks)
 
 
 async def test_an_answer_that_is_continued_is_judged_with_what_stood_before(redis: Redis) -> None:

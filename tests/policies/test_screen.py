@@ -22,7 +22,7 @@ from policies.operators import TAG, Fixed, Hash, Mask, Operator
 from policies.plan import Mode, Policy
 from policies.rules import Rule
 from policies.screen import Budget, StreamScreen
-from policies.types import Action, OnError, Release, Verdict
+from policies.types import Action, Hit, OnError, Release, Verdict
 from tests.support.filters import Misbehaving, PureJudge, WordScorer
 
 ALPHABET = st.sampled_from(
@@ -330,6 +330,39 @@ async def test_text_waits_for_filters_that_act_and_for_no_other() -> None:
     releases, verdict = await run(acts, "They kill. It is fine", [7])
     assert releases[0].text == "They ki"[: len("They ")]
     assert verdict.action is Action.FLAG
+
+
+@given(cut(), st.sampled_from([Action.FLAG, Action.BLOCK]))
+async def test_a_rule_that_signals_holds_nothing_back(
+    case: tuple[str, list[int]], action: Action
+) -> None:
+    """Text goes on; what was found follows, and a block ends it late. `checked` never goes back."""
+    text, cuts = case
+    signal = replace(rule("re", action, "email"), signal=True)
+    screen = StreamScreen(policy([signal]).plan("output"), Context("output"))
+    edges = [0, *cuts, len(text)]
+    hits: list[Hit] = []
+    checked, stopped = 0, False
+    for number, (start, end) in enumerate(pairwise(edges)):
+        step = await screen.push(Piece(text[start:end]), final=number == len(edges) - 2)
+        assert step.release == Release(text[start:end], start, end)
+        assert checked <= step.checked <= end
+        checked = step.checked
+        hits += step.signals
+        stopped = step.then == "stop"
+        if stopped:
+            break
+    verdict = await screen.verdict()
+    _, held = await run(policy([rule("re", action, "email")]), text)
+    assert verdict.hits == tuple(hits)
+    if action is Action.BLOCK:
+        assert stopped == (held.action is Action.BLOCK)
+        assert [h.finding for h in hits] == [h.finding for h in held.hits]
+        assert len(verdict.text) >= len(held.text)
+    else:
+        assert [h.finding for h in hits] == [h.finding for h in held.hits]
+        assert verdict.text == text
+    await screen.aclose()
 
 
 async def test_held_text_is_bounded_over_all_screens() -> None:
