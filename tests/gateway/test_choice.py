@@ -33,6 +33,7 @@ from policies.rules import Rule
 from policies.screen import StreamScreen
 from policies.types import Action, Release, Verdict
 from tests.support.filters import PureJudge, WordScorer
+from tests.support.profiles import invariant
 
 PATTERNS = {"email": r"[\w.]{1,20}@\w+(?:\.\w+)+", "foo": r"foo(?!\()"}
 WORDS = [*"abk. \n", "kill", "a@b.c", "x@", "@b.", "foo", "foo(", "é", "𝕏"]
@@ -143,6 +144,7 @@ def _timeless(verdict: Verdict) -> Verdict:
     )
 
 
+@invariant()
 @given(TOKENS, TOKENS, st.integers(1, 5), st.integers(1, 5), RULES, TOKENS.map("".join))
 async def test_cutting_and_company_change_nothing(
     one: list[str], two: list[str], per_one: int, per_two: int, rules: list[Rule], call: str
@@ -157,6 +159,7 @@ async def test_cutting_and_company_change_nothing(
     assert pair[1].verdicts == alone[0].verdicts
 
 
+@invariant()
 @given(TOKENS, st.integers(1, 5), RULES, TOKENS.map("".join))
 async def test_nothing_unvouched_leaves_by_any_way(
     tokens: list[str], per_delta: int, rules: list[Rule], call: str

@@ -24,6 +24,7 @@ from policies.rules import Rule
 from policies.screen import Budget, StreamScreen
 from policies.types import Action, Hit, OnError, Release, Verdict
 from tests.support.filters import Misbehaving, PureJudge, WordScorer
+from tests.support.profiles import invariant
 
 ALPHABET = st.sampled_from(
     [
@@ -185,6 +186,7 @@ def check_releases(
         assert rest == text[at : release.end]
 
 
+@invariant()
 @given(cut(), RULES)
 async def test_cutting_changes_nothing(case: tuple[str, list[int]], rules: list[Rule]) -> None:
     text, cuts = case
@@ -196,6 +198,7 @@ async def test_cutting_changes_nothing(case: tuple[str, list[int]], rules: list[
     check_releases(text, releases, verdict, rules)
 
 
+@invariant()
 @given(cut(), RULES)
 async def test_nothing_of_a_blocked_or_redacted_span_leaves(
     case: tuple[str, list[int]], rules: list[Rule]
@@ -235,6 +238,7 @@ def visible(text: str, releases: Sequence[Release]) -> set[int]:
     return {i for i in seen if text[i].isalnum()}
 
 
+@invariant()
 @given(cut(), st.integers(0, 200), RULES)
 async def test_slices_release_nothing_that_one_request_would_not(
     case: tuple[str, list[int]], at: int, rules: list[Rule]
@@ -270,6 +274,7 @@ async def test_slices_release_nothing_that_one_request_would_not(
     assert set(moved) <= set(here)
 
 
+@invariant()
 @given(cut(), RULES)
 async def test_monitor_never_changes_a_byte(case: tuple[str, list[int]], rules: list[Rule]) -> None:
     text, cuts = case
