@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from time import perf_counter
+from time import thread_time
 
 import pytest
 import regex
@@ -110,7 +110,7 @@ def test_syntax_of_the_library_alone_is_judged_too() -> None:
 def test_what_is_too_large_to_judge_is_still_run() -> None:
     many = "|".join(f"w{n}" for n in range(1500))
     assert problem(f"(?:{many})", FLAGS) is None
-    assert "takes more than" in str(problem(f"(?:(?:a|aa)+b|{many})", FLAGS))
+    assert "more than linear time" in str(problem(f"(?:(?:a|aa)+b|{many})", FLAGS))
 
 
 ATOMS = st.sampled_from(["a", "b", r"\w", r"\d", "[ab]", "[^a]", ".", r"\b", "x", " "])
@@ -129,19 +129,19 @@ PATTERNS = st.recursive(st.tuples(ATOMS, REPEATS).map("".join), grow, max_leaves
 
 
 def seconds(pattern: regex.Pattern[str], text: str) -> float:
-    """The least of three: the machine's noise only adds."""
+    """Of this thread, the least of three: noise only adds."""
     times = []
     for _ in range(3):
-        began = perf_counter()
-        for _match in pattern.finditer(text, timeout=20):
+        began = thread_time()
+        for _match in pattern.finditer(text, timeout=60):
             pass
-        times.append(perf_counter() - began)
+        times.append(thread_time() - began)
         if times[-1] < 0.002:
             break
     return min(times)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(PATTERNS)
 def test_accepted_patterns_take_time_linear_in_the_text(source: str) -> None:
     try:
@@ -154,5 +154,6 @@ def test_accepted_patterns_take_time_linear_in_the_text(source: str) -> None:
     for pattern, pump in product((rule.pattern, hard), ("a", "b", "ab", "a ", "1", "ax", "aab")):
         short, long = ((pump * 8000)[:size] + "\0" for size in (1000, 8000))
         quick, slow = seconds(pattern, short), seconds(pattern, long)
-        # Eight times the text: linear is 8, quadratic 64. Below 10 ms nothing is said.
-        assert slow < 0.010 or slow < 30 * quick, (source, pump, quick, slow)
+        # A ratio in one run: for eight times the text linear is 8, quadratic 64. Below 50 ms the
+        # clock's own noise is too large a part of it.
+        assert slow < 0.050 or slow < 40 * quick, (source, pump, quick, slow)
