@@ -135,7 +135,9 @@ def _vetoes(term: str, phrase: str) -> Iterator[str]:
         left = r"\b" if outer[0].isalnum() else ""
         right = r"\b" if outer[-1].isalnum() else ""
         if before or after:
-            behind = f"(?<={left}{_spaced(before)})" if before else ""
+            # A repeat that gives back, in a look-behind, leaves false partial matches behind it.
+            kept = _spaced(before).replace("{1,8}", "{1,8}+")
+            behind = f"(?<={left}{kept})" if before else ""
             yield f"(?!{behind}{_spaced(inner)}{_spaced(after)}{right})"
         at = outer.find(inner, at + 1)
 
