@@ -52,7 +52,7 @@ class _Stream:
     """A channel: its screen, and what waits for its verdict."""
 
     screen: StreamScreen
-    asides: list[StreamScreen] = field(default_factory=list)  # of a call's name and strings
+    asides: list[StreamScreen] = field(default_factory=list)  # of a call's id, name and strings
     logprobs: HeldLogprobs = field(default_factory=HeldLogprobs)
     tool: ToolHead | None = None
     said: list[str] = field(default_factory=list)  # a call's arguments, as the model wrote them
@@ -61,7 +61,7 @@ class _Stream:
 
 
 class _Blocked(Exception):
-    """A tool call's name or a string in its arguments is blocked."""
+    """A tool call's id, name or a string in its arguments is blocked."""
 
 
 class Choice:
@@ -154,7 +154,7 @@ class Choice:
                     self.blocked = True
 
     async def _call(self, channel: Channel, stream: _Stream) -> Event:
-        """A tool call, whole: its name and the strings in its arguments are screened once more."""
+        """A tool call, whole: its id, name and the strings in its arguments are screened too."""
 
         async def screened(text: str) -> str:
             screen = self._open_screen("tool_arguments", self._aside("tool_arguments"))
@@ -166,7 +166,7 @@ class Choice:
 
         head = stream.tool
         if head is not None:
-            head = ToolHead(head.id, await screened(head.name))
+            head = ToolHead(await screened(head.id), await screened(head.name))
         said, released = "".join(stream.said), "".join(stream.waiting)
         arguments = await screened_json(said, released, screened)
         return Event(self.index, channel, arguments, tool=head)

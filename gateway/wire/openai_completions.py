@@ -107,10 +107,10 @@ class Answer:
         async for event in self._exchange.events():
             if event.finish_reason is None and event.channel != CONTENT:
                 continue
-            choice = self._choice(event.index, event.text, [event])
+            chunk = self._head | {"choices": [self._choice(event.index, event.text, [event])]}
             if event.finish_reason is not None and self._annotate:
-                choice |= await self._results(event.index)
-            yield self._head | {"choices": [choice]}
+                await self._add_results(chunk)
+            yield chunk
         if self._body.stream_options and self._body.stream_options.include_usage:
             yield self._head | {"choices": [], "usage": usage_of(self._exchange.usage)}
 
@@ -128,11 +128,11 @@ class Answer:
         choices = []
         for index, events in enumerate(said):
             text = self._prompt + "".join(event.text for event in events)
-            choice = self._choice(index, text, events)
-            if self._annotate:
-                choice |= await self._results(index)
-            choices.append(choice)
-        return self._head | {"choices": choices, "usage": usage_of(self._exchange.usage)}
+            choices.append(self._choice(index, text, events))
+        answer = self._head | {"choices": choices, "usage": usage_of(self._exchange.usage)}
+        if self._annotate:
+            await self._add_results(answer)
+        return answer
 
     def _choice(self, index: int, text: str, events: list[Event]) -> Json:
         reason = events[-1].finish_reason if events else None
@@ -143,14 +143,16 @@ class Answer:
             "finish_reason": "stop" if reason == "tool_calls" else reason,
         }
 
-    async def _results(self, index: int) -> Json:
-        choice = self._exchange.choices[index]
-        await choice.judge()
+    async def _add_results(self, answer: Json) -> None:
+        """Azure's annotations, of the prompt and of the choices that `answer` has."""
         prompt = (verdict for _, verdict in await self._exchange.prompt_verdicts())
-        return {
-            "prompt_filter_results": filter_results(prompt),
-            "content_filter_results": filter_results(verdict for _, verdict in choice.verdicts),
-        }
+        found = [{"prompt_index": 0, "content_filter_results": filter_results(prompt)}]
+        answer["prompt_filter_results"] = found
+        for written in answer["choices"]:
+            choice = self._exchange.choices[written["index"]]
+            await choice.judge()
+            verdicts = (verdict for _, verdict in choice.verdicts)
+            written["content_filter_results"] = filter_results(verdicts)
 
 
 def _logprobs(events: list[Event]) -> Json | None:

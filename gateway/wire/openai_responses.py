@@ -87,6 +87,13 @@ class ResponsesRequest(Generate):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
+    @field_validator("input")
+    @classmethod
+    def _says_something(cls, value: str | list[Item]) -> str | list[Item]:
+        if not isinstance(value, str) and not messages_of(value):
+            raise ValueError("there is no message in it")
+        return value
+
     @field_validator("top_logprobs")
     @classmethod
     def _needs_include(cls, value: int | None, info: ValidationInfo) -> int | None:

@@ -68,7 +68,7 @@ class CallItem(_Echoed):
 
 class ResultItem(_Echoed):
     type: Literal["function_call_output"]
-    call_id: str
+    call_id: str | None = None
     output: str | list[Annotated[Annotated[InputText, Tag("[input_text]")], by_type()]]
     caller: None = None
     namespace: None = None

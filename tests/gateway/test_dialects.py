@@ -126,6 +126,17 @@ async def test_the_prompt_of_a_completion_is_screened_and_echoed_so(redis: Redis
         assert runner.requests[0].prompt == "I am [EMAIL]. "
 
 
+async def test_what_the_filters_found_in_a_completion(redis: Redis) -> None:
+    runner = ScriptedRunner.text(f"Write to {EMAIL} now.")
+    async with serving(runner, redis) as gateway:
+        told = body("/v1/completions", prompt=f"I am {EMAIL}. ")
+        _, whole, _ = await gateway.post(told, "/v1/completions", x_gardefou_filter_results="1")
+        prompt = whole["prompt_filter_results"][0]["content_filter_results"]
+        assert prompt == {"email": {"filtered": False, "severity": "high"}}
+        email = {"email": {"filtered": True, "severity": "high"}}
+        assert whole["choices"][0]["content_filter_results"] == email
+
+
 async def test_an_engine_without_text_prompts_says_so(redis: Redis) -> None:
     runner = ScriptedRunner(replay(["Yes."]), capabilities=Capabilities(n=True))
     async with serving(runner, redis) as gateway:

@@ -14,6 +14,7 @@ import aiohttp
 import uvicorn
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
+from starlette.types import ASGIApp, Message
 
 from filters.registry import Resources
 from filters.types import Scorer
@@ -38,6 +39,39 @@ class Gateway:
     keys: KeyStore
     client: AsyncOpenAI
     http: aiohttp.ClientSession
+    app: ASGIApp
+
+    async def call(self, path: str, body: Any) -> tuple[int, str]:
+        """Status and text of the answer, without a socket: for tests that ask often."""
+        sent = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        status, answer = 0, bytearray()
+
+        async def receive() -> Message:
+            if sent:
+                return sent.pop()
+            return await asyncio.Future[Message]()  # the client stays until the end
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            answer.extend(message.get("body", b""))
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+        }
+        await self.app(scope, receive, send)
+        return status, answer.decode()
 
     async def post(
         self, body: Any, path: str = "/v1/chat/completions", **headers: str
@@ -116,7 +150,7 @@ async def serving(
             AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client,
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
         ):
-            yield Gateway(url, services, keys, client, http)
+            yield Gateway(url, services, keys, client, http, app)
     finally:
         watch.cancel()
         server.should_exit = True
