@@ -86,8 +86,8 @@ def train(arguments: argparse.Namespace) -> None:
     trainer.resume()
     print(f"{model.num_parameters():,} parameters, {device}, {len(corpus.pairs):,} pairs")
     for folder in trainer.run():
-        rates = copy_rates(model, tokenizer, corpus, per_kind=8)
-        print(f"\n{folder.name}: copied exactly, of 8 a kind: {rates}", flush=True)
+        rates = copy_rates(model, tokenizer, corpus, per_kind=4)
+        print(f"\n{folder.name}: copied exactly, of 4 a kind: {rates}", flush=True)
 
 
 def main() -> None:

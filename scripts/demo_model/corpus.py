@@ -33,6 +33,7 @@ class Corpus:
 
     pairs: Sequence[Pair]
     held_out: Sequence[Pair]
+    phrases: Sequence[Pair]
     dialogues: Sequence[tuple[Turn, ...]]
     novels_en: Sequence[str]
     novels_fr: Sequence[str]
@@ -75,6 +76,14 @@ def read_pairs(data: Path) -> list[Pair]:
     ]
 
 
+def read_phrases(kept_away: Sequence[Pair] = ()) -> list[Pair]:
+    """The phrasebook that stands beside this file, less what is held out."""
+    known = {key(t) for p in kept_away for t in (p.en, p.fr)}
+    lines = Path(__file__).with_name("phrasebook.tsv").read_text(encoding="utf-8").splitlines()
+    phrases = [Pair(en, fr) for en, fr in (line.split("\t") for line in lines)]
+    return [p for p in phrases if key(p.en) not in known and key(p.fr) not in known]
+
+
 def _dialogue(row: dict[str, object]) -> tuple[Turn, ...]:
     messages = row["messages"]
     assert isinstance(messages, list)  # noqa: S101 - the file's own format
@@ -88,7 +97,9 @@ def read_corpus(data: Path, *, novels: int = 3000) -> Corpus:
     Raises:
         FileNotFoundError: a file is missing.
     """
-    pairs, held_out = split_pairs(read_pairs(data))
+    every_pair = read_pairs(data)
+    pairs, held_out = split_pairs(every_pair)
+    reserved = [p for p in every_pair if p.reserved]
     chunks = {
         lang: [str(r["text"]) for r in islice(_rows(data / f"eltec_{lang}.jsonl.gz"), 0, None, 4)]
         for lang in ("en", "fr")
@@ -96,6 +107,7 @@ def read_corpus(data: Path, *, novels: int = 3000) -> Corpus:
     return Corpus(
         pairs=pairs,
         held_out=held_out,
+        phrases=read_phrases([*held_out, *reserved]),
         dialogues=[_dialogue(r) for r in _rows(data / "sgd_dialogues.jsonl.gz")],
         novels_en=[clean(t) for t in chunks["en"][:novels]],
         novels_fr=[clean(t) for t in chunks["fr"][:novels]],

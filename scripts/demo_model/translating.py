@@ -69,19 +69,31 @@ _ASK: dict[Language, Sequence[str]] = {
     ),
 }
 _QUOTES = ("“{}”", "“{}”", '"{}"', "« {} »", "'{}'")
+_PHRASES = 0.12  # share of the translations that come from the phrasebook
 _PLAIN = 0.8  # share of {x} without quotation marks
 _BARE = 0.12  # share of sentences asked without their final punctuation
 
 
 class Translating:
-    """Draws requests; a pair of n English words comes up in proportion to exp(-n / `scale`)."""
+    """Draws requests: now and then a phrase of everyday life, else a pair, in which case one of
+    n English words comes up in proportion to exp(-n / `scale`)."""
 
-    def __init__(self, pairs: Sequence[Pair], *, scale: float = 5.0, longest: int = 11) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        phrases: Sequence[Pair] = (),
+        *,
+        scale: float = 3.5,
+        longest: int = 11,
+    ) -> None:
+        self._phrases = phrases
         self._pairs = [p for p in pairs if len(p.en.split()) <= longest]
         self._sums = list(accumulate(exp(-len(p.en.split()) / scale) for p in self._pairs))
 
     def pair(self, rng: Random) -> Pair:
         """A pair to train on."""
+        if self._phrases and rng.random() < _PHRASES:
+            return rng.choice(self._phrases)
         return self._pairs[bisect(self._sums, rng.random() * self._sums[-1])]
 
     def example(self, rng: Random) -> Example:
