@@ -1,7 +1,7 @@
 """OpenAI's Responses: `POST /v1/responses`, streamed and not, without any state here.
 
 Nothing is stored, so there is nothing to refer to: the whole conversation comes in `input`.
-`responses_input.py` has the items that it may hold.
+`responses_input.py` has the items that it may hold, `responses_output.py` those of the answer.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from gateway.choice import Event
 from gateway.exchange import Exchange
 from gateway.wire.dialect import Dialect, Generate, Json, Strict, named_frame, refused
 from gateway.wire.responses_input import Item, messages_of
+from gateway.wire.responses_output import Output
 from model_runner.types import (
     FinishReason,
     GenerateRequest,
     Message,
     Sampling,
-    TokenLogprob,
     Tool,
     Usage,
 )
@@ -127,91 +126,6 @@ class ResponsesRequest(Generate):
         )
 
 
-class _Part:
-    """A part of an item's content, as it grows."""
-
-    def __init__(self, kind: str, item: _Item, index: int) -> None:
-        self.kind = kind  # output_text | refusal | reasoning_text
-        self.text = ""
-        self.logprobs: list[TokenLogprob] = []
-        self._place: Json = {
-            "item_id": item.id,
-            "output_index": item.index,
-            "content_index": index,
-        }
-
-    def json(self) -> Json:
-        if self.kind == "refusal":
-            return {"type": "refusal", "refusal": self.text}
-        part: Json = {"type": self.kind, "text": self.text}
-        if self.kind == "output_text":
-            part |= {"annotations": [], "logprobs": [_token(t, exact=True) for t in self.logprobs]}
-        return part
-
-    def added(self) -> Json:
-        return {"type": "response.content_part.added", **self._place, "part": self.json()}
-
-    def delta(self, event: Event) -> Json:
-        self.text += event.text
-        self.logprobs += event.logprobs
-        said: Json = {"type": f"response.{self.kind}.delta", **self._place, "delta": event.text}
-        if self.kind == "output_text":
-            said["logprobs"] = [_token(token) for token in event.logprobs]
-        return said
-
-    def done(self) -> Iterable[Json]:
-        field = "refusal" if self.kind == "refusal" else "text"
-        said: Json = {"type": f"response.{self.kind}.done", **self._place, field: self.text}
-        if self.kind == "output_text":
-            said["logprobs"] = [_token(token) for token in self.logprobs]
-        yield said
-        yield {"type": "response.content_part.done", **self._place, "part": self.json()}
-
-
-class _Item:
-    """An item of the output: a message, reasoning, or a call of a function."""
-
-    def __init__(self, kind: str, index: int) -> None:
-        self.kind = kind
-        self.index = index
-        self.id = f"{_IDS[kind]}_{token_hex(12)}"
-        self.status = "in_progress"
-        self.parts: dict[str, _Part] = {}
-        self.call: Event | None = None
-        self.arguments = ""
-
-    def json(self) -> Json:
-        content = [part.json() for part in self.parts.values()]
-        item: Json = {"id": self.id, "type": self.kind, "status": self.status}
-        if self.kind == "message":
-            return item | {"role": "assistant", "content": content}
-        if self.kind == "reasoning":
-            return item | {"summary": [], "content": content}
-        tool = self.call.tool if self.call else None
-        return item | {
-            "call_id": tool.id if tool else "",
-            "name": tool.name if tool else "",
-            "arguments": self.arguments,
-        }
-
-    def added(self) -> Json:
-        return {
-            "type": "response.output_item.added",
-            "output_index": self.index,
-            "item": self.json(),
-        }
-
-    def done(self, status: str) -> Iterable[Json]:
-        for part in self.parts.values():
-            yield from part.done()
-        self.status = status
-        yield {
-            "type": "response.output_item.done",
-            "output_index": self.index,
-            "item": self.json(),
-        }
-
-
 class Answer:
     """Writes one exchange's answer. There is one choice."""
 
@@ -227,7 +141,7 @@ class Answer:
         self._model = model
         self._id = f"resp_{token_hex(12)}"
         self._created = int(time.time())
-        self._items: dict[tuple[str, int], _Item] = {}
+        self._output = Output()
         self._finish: FinishReason | None = None
         self._sent = 0
 
@@ -256,31 +170,11 @@ class Answer:
             if event.finish_reason is not None:
                 self._finish = event.finish_reason
                 continue
-            for chunk in self._say(event):
+            for chunk in self._output.say(event):
                 yield chunk
         status, _ = self._outcome()
-        for item in self._items.values():
-            if item.status == "in_progress":
-                for chunk in item.done(status):
-                    yield chunk
-
-    def _say(self, event: Event) -> Iterable[Json]:
-        kind = _ITEMS[event.channel.kind]
-        key = (kind, event.channel.index)
-        item = self._items.get(key)
-        if item is None:
-            item = self._items[key] = _Item(kind, len(self._items))
-            item.call = event
-            yield item.added()
-        if kind == "function_call":
-            yield from _call(item, event)
-            return
-        part = item.parts.get(event.channel.kind)
-        if part is None:
-            part = _Part(_PARTS[event.channel.kind], item, len(item.parts))
-            item.parts[event.channel.kind] = part
-            yield part.added()
-        yield part.delta(event)
+        for chunk in self._output.close(status):
+            yield chunk
 
     def _outcome(self) -> tuple[str, str | None]:
         """The response's status, and why it is incomplete."""
@@ -311,7 +205,7 @@ class Answer:
             "incomplete_details": {"reason": reason} if reason else None,
             "instructions": None,
             "metadata": {},
-            "output": [item.json() for item in self._items.values()],
+            "output": self._output.json(),
             "parallel_tool_calls": True,
             "previous_response_id": None,
             "store": False,
@@ -324,25 +218,6 @@ class Answer:
             "truncation": "disabled",
             "usage": None if self._finish is None else _usage(self._exchange.usage),
         }
-
-
-_ITEMS = {
-    "content": "message",
-    "refusal": "message",
-    "reasoning": "reasoning",
-    "tool_call": "function_call",
-}
-_PARTS = {"content": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}
-_IDS = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
-
-
-def _call(item: _Item, event: Event) -> Iterable[Json]:
-    """A call comes whole, in one event."""
-    place: Json = {"item_id": item.id, "output_index": item.index}
-    item.arguments = event.text
-    yield {"type": "response.function_call_arguments.delta", **place, "delta": event.text}
-    yield {"type": "response.function_call_arguments.done", **place, "arguments": event.text}
-    yield from item.done("completed")
 
 
 def _choice(choice: Any) -> Any:
@@ -359,16 +234,6 @@ def _tool(tool: Tool) -> Json:
         "parameters": tool.parameters,
         "strict": tool.strict,
     }
-
-
-def _token(token: TokenLogprob, *, exact: bool = False) -> Json:
-    """exact: with the tokens' bytes."""
-
-    def written(text: str, logprob: float, raw: bytes) -> Json:
-        return {"token": text, "logprob": logprob} | ({"bytes": list(raw)} if exact else {})
-
-    top = [written(a.text, a.logprob, a.bytes) for a in token.top]
-    return written(token.text, token.logprob, token.bytes) | {"top_logprobs": top}
 
 
 def _usage(usage: Usage) -> Json:

@@ -12,8 +12,14 @@ import openai.types.chat.completion_create_params as chat
 import openai.types.completion_create_params as completions
 import openai.types.responses.response_create_params as responses
 import pytest
+from anthropic.types import Message as AnthropicMessage
+from anthropic.types import RawMessageStreamEvent
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 from model_runner.script import Step, pieces, say, tool_call
@@ -237,6 +243,7 @@ async def test_no_piece_of_a_secret_leaves_by_any_way(
                     for stream in (False, True):
                         raw = await sent(gateway, path, stream=stream)
                         assert not pieces_of_secret(raw), (way, cut, path, stream, raw)
+                        assert_official(path, raw)
                         assert (stopped in raw) == (do == "block"), (way, cut, path, stream, raw)
 
 
@@ -252,6 +259,27 @@ async def sent(gateway: Gateway, path: str, *, stream: bool) -> str:
     status, raw = await gateway.call(path, body)
     assert status == 200
     return raw
+
+
+def assert_official(path: str, raw: str) -> None:
+    """That the client's own types take the answer, or each frame of it."""
+    whole, frame = OFFICIAL[path]
+    if not raw.startswith("{"):
+        for line in raw.split("\n"):
+            if line.startswith("data: {") and line != 'data: {"type":"ping"}':
+                if path == COMPLETIONS:  # whose type knows no chunk but the last
+                    line = line.replace('"finish_reason":null', '"finish_reason":"stop"')
+                frame.validate_json(line.removeprefix("data: "))
+        return
+    whole.validate_json(raw)
+
+
+OFFICIAL: dict[str, tuple[TypeAdapter[Any], TypeAdapter[Any]]] = {
+    CHAT: (TypeAdapter(ChatCompletion), TypeAdapter(ChatCompletionChunk)),
+    COMPLETIONS: (TypeAdapter(Completion), TypeAdapter(Completion)),
+    RESPONSES: (TypeAdapter(Response), TypeAdapter(ResponseStreamEvent)),
+    MESSAGES: (TypeAdapter(AnthropicMessage), TypeAdapter(RawMessageStreamEvent)),
+}
 
 
 def pieces_of_secret(raw: str) -> set[str]:
