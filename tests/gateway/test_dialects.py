@@ -16,6 +16,7 @@ from anthropic import AsyncAnthropic
 from redis.asyncio import Redis
 
 from model_runner.errors import EngineFailed, Overloaded
+from model_runner.openai import OpenAIRunner
 from model_runner.script import Pause, pieces, replay, tool_call
 from model_runner.scripted import ScriptedRunner
 from model_runner.types import REASONING, REFUSAL, Capabilities, Message
@@ -465,6 +466,31 @@ async def test_a_fault_in_a_stream_says_so_and_nothing_ends_well(redis: Redis, p
         assert status == 500
         assert "secret" not in json.dumps(told)
         assert await gateway.count("gardefou_running_requests") == 0
+
+
+async def test_every_dialect_in_front_of_an_engine_elsewhere(redis: Redis) -> None:
+    steps = [*pieces(f"Write to {EMAIL} today.", cut=5), *tool_call("send", '{"n": 1}')]
+    behind = ScriptedRunner(replay(steps))
+    async with serving(behind, redis) as engine:
+        runner = OpenAIRunner(f"{engine.url}/v1", model="scripted")
+        async with serving(runner, redis) as gateway, claude(gateway) as client:
+            tools: Any = [{"name": "send", "input_schema": WEATHER}]
+            whole: Any = await client.messages.create(
+                model="scripted",
+                max_tokens=64,
+                messages=[{"role": "user", "content": "Hi"}],
+                tools=tools,
+                tool_choice={"type": "tool", "name": "send"},
+            )
+            assert [b.type for b in whole.content] == ["text", "tool_use"]
+            assert whole.content[1].input == {"n": 1}
+            asked = behind.requests[0]
+            assert asked.messages == (Message("user", "Hi"),)
+            assert asked.tool_choice == {"type": "function", "function": {"name": "send"}}
+            answer = await gateway.client.responses.create(model="scripted", input="Hi")
+            assert answer.output_text == "Write to [EMAIL] today."
+            status, told, _ = await gateway.post(body("/v1/completions"), "/v1/completions")
+            assert (status, told["error"]["param"]) == (400, "prompt")
 
 
 @pytest.mark.parametrize("path", BODIES)
