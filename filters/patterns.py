@@ -1,8 +1,9 @@
 """Compiles and checks the patterns of the `regex` filter, and joins them for liveness.
 
 A start is *live* while a match that begins there could still complete or still change: while the
-pattern can consume all that is there, wholly or in part. `\\B` counts as holding at the end of what
-is there, since the next character decides.
+pattern can consume all that is there, wholly or in part. `\\b`, `\\B`, `$` and their like say
+nothing at the end of what is there, since the next character decides: in the pattern for liveness
+they ask for one more character first, and so end as a partial match.
 
 The earliest live start is found in one call. `search(partial=True)` alone is a trap: it prefers a
 whole match anywhere to an earlier partial one. So the pattern is followed by "one more character,
@@ -160,7 +161,15 @@ def _refuse(flags: str, body: str, path: tuple[str | int, ...]) -> None:
             raise FilterConfigError(f"{found[0]!r} at {found.start()}: {why}", path)
 
 
+# Conditions that the next character may make or unmake. In a class `\\b` and `$` are characters.
+_AT_END = regex.compile(r"\\(?s:.)|\[\^?\]?(?:\\(?s:.)|\[:\^?\w+:\]|[^\]\\])*\]|\$")
+_CONDITIONS = frozenset(["\\b", "\\B", "\\m", "\\M", "\\Z", "\\z", "$"])
+
+
 def _lenient(source: str) -> str:
-    return str(
-        regex.sub(r"\\(.)", lambda m: r"(?:\B|\Z)" if m[1] == "B" else m[0], source, flags=regex.S)
-    )
+    """The pattern with conditions that ask for one more character before they say anything."""
+
+    def ask(found: regex.Match[str]) -> str:
+        return f"(?:(?=(?s:.)){found[0]})" if found[0] in _CONDITIONS else found[0]
+
+    return str(_AT_END.sub(ask, source))

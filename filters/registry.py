@@ -1,4 +1,4 @@
-"""Filter kinds by name: the three that ship, those that other packages bring, and single files.
+"""Filter kinds by name: those that ship, those that other packages bring, and single files.
 
 A package brings a kind by an entry point in the group `gardefou.filters`:
 
@@ -29,7 +29,13 @@ BUILT_IN = {
     "regex": "filters.regex:RegexFilter",
     "classifier": "filters.classifier:ClassifierFilter",
     "critique": "filters.critique:CritiqueFilter",
+    "terms": "filters.terms:TermsFilter",
+    "overlap": "filters.overlap:OverlapFilter",
 }
+
+
+def _no_files(name: str) -> str:
+    raise FilterConfigError(f"no file {name!r}: there is no folder to look in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ class Resources:
     judge: whether the engine can answer `context.judge`.
     cap: characters that a scan may hold before it reports an overflow.
     redaction_key: keys the hashes that policies put in the place of redacted text; empty for none.
+    files: files of lists by name.
+    read: the text of a list's file, by the name that a policy gives it. Raises FilterConfigError.
     kinds: more filter kinds, each as `module:attribute` or `path/to/file.py:attribute`.
     """
 
@@ -47,6 +55,8 @@ class Resources:
     judge: bool = False
     cap: int = 4096
     kinds: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    read: Callable[[str], str] = _no_files
     redaction_key: bytes = field(default=b"", repr=False)
 
 
@@ -68,6 +78,14 @@ def build(kind: str, name: str, options: object, resources: Resources) -> Filter
         if not hasattr(made, attribute):
             raise FilterConfigError(f"kind {kind!r} makes objects without `{attribute}`")
     return made
+
+
+def expand(kind: str, options: object, resources: Resources) -> object:
+    """The options with all that they refer to written out, if the kind knows how (`expand`)."""
+    spell_out: Callable[[object, Resources], object] | None = getattr(
+        _find(kind, resources), "expand", None
+    )
+    return spell_out(options, resources) if spell_out else options
 
 
 def _find(kind: str, resources: Resources) -> Any:

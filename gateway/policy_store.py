@@ -27,11 +27,11 @@ class PolicyStore:
         self._resources = resources
         self._metrics = metrics
         self._sources = list(sources)
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._seen: dict[str, tuple[tuple[int, int], ...]] = {}
         self._loaded: dict[str, Policy] = {}
         for source in sources:
-            self._seen[source] = _stamp(source)
             self._loaded[source] = self._load(source)
+            self._seen[source] = self._stamps(source)
 
     @property
     def default(self) -> Policy:
@@ -59,10 +59,10 @@ class PolicyStore:
     def refresh(self) -> None:
         """Load again what has changed on disk; keep the last good one of what does not load."""
         for source in self._sources:
-            stamp = _stamp(source)
-            if stamp == self._seen[source]:
+            stamps = self._stamps(source)
+            if stamps == self._seen[source]:
                 continue
-            self._seen[source] = stamp
+            self._seen[source] = stamps
             try:
                 policy = self._load(source)
             except PolicyInvalid as error:
@@ -73,6 +73,7 @@ class PolicyStore:
                 )
                 continue
             self._loaded[source] = policy
+            self._seen[source] = stamps[:1] + self._stamps(source)[1:]
             log.info("policy %s loaded, version %s", policy.name, policy.version)
 
     async def watch(self, seconds: float = 1.0) -> None:
@@ -80,6 +81,11 @@ class PolicyStore:
         while True:
             await asyncio.sleep(seconds)
             self.refresh()
+
+    def _stamps(self, source: str) -> tuple[tuple[int, int], ...]:
+        """Of the policy's file, and of those that the version in force reads beside it."""
+        path = library().get(source, Path(source))
+        return tuple(_stamp(one) for one in (path, *self._loaded[source].files))
 
     def _load(self, source: str) -> Policy:
         try:
@@ -91,10 +97,10 @@ class PolicyStore:
         return policy
 
 
-def _stamp(source: str) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int]:
     """Changes when the file does. (0, 0): it is not there."""
     try:
-        stat = library().get(source, Path(source)).stat()
+        stat = path.stat()
     except OSError:
         return 0, 0
     return stat.st_mtime_ns, stat.st_size

@@ -22,5 +22,6 @@ def make_resources(settings: Settings, *, judge: bool) -> Resources:
         classifiers=classifiers,
         judge=judge,
         kinds=settings.kinds,
+        files=settings.files,
         redaction_key=(settings.redaction_key or "").encode(),
     )

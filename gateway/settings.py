@@ -98,6 +98,7 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = _field("info", "How much to log.")
     # Only in the file: tables do not fit a flag.
     classifiers: dict[str, ClassifierSettings] = Field(default_factory=dict)
+    files: dict[str, Path] = Field(default_factory=dict)  # lists that policies name
 
     @field_validator("port")
     @classmethod

@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from filters.errors import FilterConfigError
-from filters.registry import Resources, build, kinds
+from filters.registry import Resources, build, expand, kinds
 from filters.types import Filter, Stage
 from filters.viewed import viewed
 from policies.chain import Link
 from policies.document import Document
 from policies.errors import PolicyInvalid, Problem
+from policies.files import Files
 from policies.operators import TAG, Fixed, Hash, Mask, Operator
 from policies.plan import Policy
 from policies.rules import Rule
@@ -53,17 +54,23 @@ def load(where: str | Path, resources: Resources | None = None) -> Loaded:
         names = ", ".join(library())
         message = f"{reason}; shipped policies are {names}"
         raise PolicyInvalid([Problem(str(where), 1, 1, message)]) from error
-    return parse(text, str(path), resources)
+    return parse(text, str(path), resources, path.parent)
 
 
-def parse(text: str, source: str, resources: Resources | None = None) -> Loaded:
-    """Make a policy of YAML text. `source` names it in problems. Raises PolicyInvalid."""
+def parse(
+    text: str, source: str, resources: Resources | None = None, folder: Path | None = None
+) -> Loaded:
+    """Make a policy of YAML text. Raises PolicyInvalid.
+
+    source: names it in problems. folder: where files of lists may lie that it names.
+    """
     document = Document(text, source)
     spec = _spec(document)
     resources = resources or Resources()
-    resources = replace(resources, cap=spec.hold.characters)
     problems: list[Problem] = []
     digest = sha256(text.encode())
+    files = Files(resources.files, folder, digest.update)
+    resources = replace(resources, cap=spec.hold.characters, read=files.read)
     links: dict[str, Link] = {}
     for name, options in spec.filters.items():
         try:
@@ -75,7 +82,7 @@ def parse(text: str, source: str, resources: Resources | None = None) -> Loaded:
     if problems:
         raise PolicyInvalid(sorted(problems, key=lambda p: (p.line, p.column)))
     policy = _policy(spec, links, source, digest.hexdigest()[:12], resources.redaction_key)
-    return Loaded(policy, spec, document)
+    return Loaded(replace(policy, files=tuple(files.used)), spec, document)
 
 
 def _spec(document: Document) -> PolicySpec:
@@ -144,6 +151,8 @@ def _link(
     try:
         if kind == "pack":
             kind, value = _pack(value, seen, resources)
+            beside = Files(resources.files, LIBRARY / "packs", seen)
+            resources = replace(resources, read=beside.read)
         made = _made(kind, name, value, options, resources)
     except FilterConfigError as error:
         at = error.path if error.path[:1] == ("views",) else (asked[0], *error.path)
@@ -156,6 +165,7 @@ def _made(
 ) -> Filter:
     if "views" not in options:
         return build(kind, name, value, resources)
+    value = expand(kind, value, resources)
     return viewed(name, value, options["views"], lambda o: build(kind, name, o, resources))
 
 

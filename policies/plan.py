@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from filters.types import Stage
@@ -51,7 +52,7 @@ class Policy:
     """A loaded policy. Immutable: an edit makes a new one.
 
     version: of the YAML and of all that it includes; changes when they do.
-    source: where it was read from.
+    source: where it was read from. files: lists that it also reads.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Policy:
     stages: Mapping[Stage, tuple[Rule, ...]]
     overflow: OnError = "block"
     history: History = "redact"
+    files: tuple[Path, ...] = ()
 
     def plan(self, stage: Stage, *, role: str | None = None, only: str | None = None) -> StagePlan:
         """What runs at `stage` on a text of `role`; with `only`, that one rule alone."""

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from filters.errors import FilterConfigError
-from filters.patterns import compile_rule
+from filters.patterns import _lenient, compile_rule
 from filters.regex import STEP, RegexFilter
 from filters.registry import Resources
 from filters.types import OVERFLOW, Context, Finding, Piece
@@ -31,6 +31,11 @@ AWKWARD = {
     "atomic": "(?>ab|a)c",
     "reference": "(?P<x>[ab])c(?P=x)",
     "case": "(?i)ABC",
+    "word_behind": r"a \b",
+    "no_word_ahead": r"ab(?! c\b)",
+    "not_at_end": "ab(?!$)",
+    "at_end": r"ab\Z|a$",
+    "class": r"a[\b$\]b]\b",
     "email": r"\b[\w.]{1,64}@[a-c]+(?:\.[a-c]+)+",
 }
 
@@ -95,7 +100,7 @@ def test_the_earliest_live_start_is_the_first_that_can_reach_the_end(
 ) -> None:
     text, begins = case
     found_by = unchecked("f", {name: AWKWARD[name] for name in sorted(names)})
-    lenient = [regex.sub(r"\\B", r"(?:\\B|\\Z)", r.source) for r in found_by.rules]
+    lenient = [_lenient(rule.source) for rule in found_by.rules]
     for begin in begins:
         live = (
             start
