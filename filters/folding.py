@@ -35,10 +35,8 @@ _TOKENS = regex.compile(r"(\s+)|\S+")
 _ODD = regex.compile(r"[^\S ]|\s\s|[‘’ʼ＇‐‑－]")
 _PLAIN = str.maketrans("‘’ʼ＇‐‑－", "''''---")
 _TAIL = regex.compile(r"(?:t-(?=\p{L}|\Z))?\p{L}{0,6}+")
-_CLITICS = frozenset(
-    ["je", "tu", "il", "elle", "on", "nous", "vous", "ils", "elles", "ce", "moi", "toi", "lui"]
-    + ["leur", "eux", "le", "la", "les", "y", "en", "ci", "là"]
-    + ["t-il", "t-elle", "t-on", "t-ils", "t-elles", "t-y", "t-en"]
+_CLITIC = regex.compile(
+    "je|tu|on|nous|vous|ce|moi|toi|lui|leur|eux|le|la|les|en|ci|là|(?:t-)?(?:ils?|elles?|on|y|en)"
 )
 OTHER, LETTER, ALONE = 0, 1, 2
 
@@ -130,7 +128,9 @@ class Folded:
             return None
         if tail.end() < len(text) and kind(text[tail.end()]):
             return False
-        return tail[0] in _CLITICS and not (tail[0] == "vous" and text[:i].endswith("rendez"))
+        if tail[0] == "vous" and text[:i].endswith("rendez"):
+            return False
+        return _CLITIC.fullmatch(tail[0]) is not None
 
     def _add(self, token: str) -> None:
         self._space = 0
