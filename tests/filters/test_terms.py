@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from time import perf_counter
+from time import thread_time
 
 import pytest
 import regex
@@ -179,16 +179,16 @@ def test_what_was_let_go_of_changes_nothing() -> None:
 async def test_a_hundred_thousand_terms_take_time_linear_in_the_text() -> None:
     random = Random(1)
     terms = {"".join(random.choices("abcdefgh", k=random.randint(3, 12))) for _ in range(100_000)}
-    terms |= {"中" * n for n in range(1, 60)} | {("ab " * 40 + "c").strip()}
+    terms |= {"中" * n for n in range(1, 30)} | {("ab " * 40 + "c").strip()}
     made = TermsFilter("t", {"x": sorted(terms)})
     for pump in ("ab ", "中", "abcdefgh", "a-", " "):
         times = []
-        for size in (1500, 6000):
+        for size in (600, 2400):
             scan, text = made.open(Context("output")), (pump * size)[:size]
-            began = perf_counter()
+            began = thread_time()
             for at, letter in enumerate(text):
                 await scan.feed(Piece(letter), final=at == size - 1)
-            times.append(perf_counter() - began)
+            times.append(thread_time() - began)
             assert len(scan._folded.text) < 1500
         assert times[1] < 12 * times[0], pump  # four times the text; square would be sixteen
 
