@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 
@@ -67,6 +68,30 @@ def test_an_email_address_is_redacted_and_no_frame_has_a_piece_of_it(
         assert "example" not in delta
         logprobs = chunk.choices[0].logprobs
         assert "@" not in "".join(t.token for t in (logprobs.content if logprobs else None) or [])
+
+
+def test_other_dialects_redact_it_too(demo: Server, client: openai.OpenAI) -> None:
+    asked = f"Repeat after me: write to {EMAIL} today."
+    with client.responses.stream(model=MODEL, input=asked, temperature=0) as events:
+        said = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+        assert events.get_final_response().output_text == said == "write to [EMAIL] today."
+    with (
+        anthropic.Anthropic(base_url=demo.url, api_key="none", max_retries=0) as claude,
+        claude.messages.stream(
+            model=MODEL,
+            max_tokens=64,
+            messages=[{"role": "user", "content": asked}],
+            extra_body={"temperature": 0},
+        ) as stream,
+    ):
+        assert "".join(stream.text_stream) == "write to [EMAIL] today."
+        assert stream.get_final_message().stop_reason == "end_turn"
+    # A raw prompt is written on, whatever it is; asked twice, the same text comes.
+    pieces = client.completions.create(
+        model=MODEL, prompt="Bonjour", temperature=0, max_tokens=12, stream=True
+    )
+    whole = client.completions.create(model=MODEL, prompt="Bonjour", temperature=0, max_tokens=12)
+    assert "".join(p.choices[0].text for p in pieces) == whole.choices[0].text
 
 
 def test_a_banned_phrase_ends_the_stream(client: openai.OpenAI) -> None:
