@@ -15,7 +15,7 @@ import regex
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # What stands where a secret would: a name to fill in, a look-up in code, a mask.
 _STAND_IN = regex.compile(
-    r"(?i)[<\[{$%*]|.*(?:your|placeholder|change_?me|redacted|dummy|x{4}|\*{3}|\.\.\."
+    r"(?i)[<\[{]|\$[{(a-z]|%[a-z_(]+[%)]|\*{3}|[\w.]+\(|.*(?:your|placeholder|change_?me|redacted|dummy|x{4}|\*{3}|\.\.\."
     r"|environ|getenv|process\.env|config[.\[]|settings\.|secrets\.|vault:|https?:)"
 )
 
@@ -51,6 +51,15 @@ def entropy(text: str) -> bool:
     if text.isupper() and not kinds[2]:
         return False
     return sum(kinds) + (text.isupper() and kinds[2]) >= 2 and entropy_of(text) * len(text) >= 24
+
+
+def strong(text: str) -> bool:
+    """As `entropy`, of three kinds of character and 30 bits; not a name of cryptography."""
+    kinds = [str.islower, str.isupper, str.isdecimal, lambda c: not c.isalnum() and c not in "-_./"]
+    if regex.match(r"(?i)(?:sha|md|pbkdf|aes|rsa|wpa|totp|oauth|base|utf)-?\d", text):
+        return False
+    found = sum(any(map(kind, text)) for kind in kinds)
+    return found >= 3 and entropy(text) and entropy_of(text) * len(text) >= 30
 
 
 def github(text: str) -> bool:
@@ -104,6 +113,7 @@ def _base62(number: int) -> str:
 SECRET_CHECKS: Mapping[str, Callable[[str], bool]] = {
     "drawn": drawn,
     "entropy": entropy,
+    "strong": strong,
     "github": github,
     "gardefou": gardefou,
     "jwt": jwt,

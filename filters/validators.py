@@ -10,11 +10,12 @@ import regex
 from filters.secret_checks import SECRET_CHECKS
 
 # Issuer ranges with their lengths, as the networks publish them (Visa, Mastercard, American
-# Express, Diners, Discover, JCB, UnionPay, Maestro).
+# Express, Diners, Discover, JCB, UnionPay, Maestro); of the last not the lengths 13 to 15, which
+# are rare, and those of bar codes.
 _CARDS = regex.compile(
-    r"4\d{12}(?:\d{3}){0,2}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}"
+    r"4\d{15}(?:\d{3})?|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}"
     r"|3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11}|6(?:011|4[4-9]\d|5\d\d)\d{12}|35(?:2[89]|[3-8]\d)\d{12}"
-    r"|62\d{14,17}|(?:5[0678]|6[0-9])\d{10,17}"
+    r"|62\d{14,17}|(?:5[0678]|6\d)(?:\d{10}|\d{14,17})"
 )
 _LA_POSTE = "356000000"
 # Printed in advertisements or issued by mistake: never anybody's (Social Security Administration).

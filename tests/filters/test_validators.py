@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from filters.secret_checks import discord, drawn, entropy, gardefou, github, jwt
+from filters.secret_checks import discord, drawn, entropy, gardefou, github, jwt, strong
 from filters.validators import (
     VALIDATORS,
     card,
@@ -105,7 +105,9 @@ def test_a_changed_digit_of_an_iban_is_found(body: str, at: int, by: int) -> Non
         (itin, ["912-70-1234", "999-88-0001"], ["912-49-1234", "912-89-1234", "812-70-1234", "9"]),
         (entropy, ["hunter2!", "S3cr3t-Val", "aB3dE5fG7", "correct-Horse-9", "ZX81QL-AMIGA500"],
          ["required", "obligatoire", "<password>", "your-api-key-1", "os.environ", "12345678",
-          "process.env.DB_PASS", "Required", "REQUIRED", "aaaaAAAA", "see-the-readme", "${DB_1a}"]),
+          "process.env.DB_PASS", "Required", "REQUIRED", "aaaaAAAA", "see-the-readme", "${DB_1a}", "get_secret2()", "%DB_PASS1%"]),
+        (strong, ["Tr0ub4dor&3", "aB3dE5fG7h"],
+         ["SHA256-Hashed", "hunter2-and-more", "8-characters", "Requirements", "PBKDF2-Based"]),
         (drawn, ["AKIAIOSFODNN7EXAMPLE", "sk-proj-8fK2mZq0"], ["AKIAXXXXXXXXXXXXXXXX", "abababab"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
