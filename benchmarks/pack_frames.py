@@ -25,6 +25,8 @@ EN: Frames = {
             "She wrote ({x}) on the back of the letter.",
         ],
         [
+            "My colleague wants {x} removed; can you help?",
+            "From: Kim\nRe: {x}\nHello again",
             "You can use {x} for that!",
             "We got {x} from them; what now?",
             "Field A\t{x}\tField B",
@@ -48,6 +50,7 @@ EN: Frames = {
             "He was born in Oxford on {x} and moved to York.",
             "D.O.B. {x}",
             "Name: Ann Poe\nBirth date: {x}\nSex: F",
+            "Born in 1980? No: born on {x}.",
         ],
     ),
     "siren": (
@@ -79,6 +82,8 @@ EN: Frames = {
             "pwd := {x}",
             "<password>{x}</password>",
             "Log in with the password {x}",
+            "I changed my password to {x} yesterday",
+            "auth_token: {x}",
         ],
     ),
 }  # fmt: skip
@@ -94,6 +99,8 @@ FRENCH: Frames = {
             "Elle a écrit ({x}) au dos de la lettre.",
         ],
         [
+            "Mon collègue veut faire retirer {x} ; peux-tu l'aider ?",
+            "De : Kim\nObjet : {x}\nRebonjour",
             "Vous pouvez utiliser {x} pour cela !",
             "Ils nous ont donné {x} ; et maintenant ?",
             "Champ A\t{x}\tChamp B",
@@ -146,6 +153,8 @@ FRENCH: Frames = {
             "Sa phrase secrète était {x}",
             "Voici la clé secrète : {x}",
             "mot de passe « {x} »",
+            "J'ai mis {x} comme mot de passe",
+            "secret = '{x}'",
             "password={x}",
         ],
     ),

@@ -38,6 +38,7 @@ ALSO = {
     "siren": {"siret"},
     # 14 digits may be right for both.
     "card": {"siret"},
+    "siret": {"card"},
     # All of a connection string is redacted anyway; its host may be an address.
     "email": {"connection_string"},
     "ip": {"connection_string"},
