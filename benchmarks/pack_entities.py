@@ -7,6 +7,7 @@ import ipaddress
 import json
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 from faker import Faker
@@ -86,7 +87,7 @@ def card(r: Random) -> str:
     if cut is None or r.random() < 0.4:
         return digits
     edges = [0, *cut, len(digits)]
-    groups = (digits[a:b] for a, b in zip(edges, edges[1:], strict=False))
+    groups = (digits[a:b] for a, b in pairwise(edges))
     return r.choice([" ", "-"]).join(groups)
 
 
@@ -114,7 +115,7 @@ def mac(r: Random) -> str:
             "-".join(pairs),
             ".".join(f"{a}{b}" for a, b in zip(pairs[::2], pairs[1::2], strict=True)),
         ]
-    )  # noqa: E501
+    )
     return r.choice([text, text.upper()])
 
 
@@ -141,7 +142,9 @@ def siret_(r: Random) -> str:
 
 
 def plate(r: Random) -> str:
-    two = lambda: until(lambda t: t != "SS", lambda: drawn(r, 2, _PLATE))  # noqa: E731
+    def two() -> str:
+        return until(lambda t: t != "SS", lambda: drawn(r, 2, _PLATE))
+
     new = [two(), form(r, "###"), two()]
     return r.choice(["-", "-", " "]).join(new)
 

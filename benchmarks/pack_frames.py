@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (one sentence a line)
 """Sentences around entities, and things that look like entities and are none, for packs.py.
 
 The first list of each pair was at hand while the patterns were written; the second was written

@@ -145,7 +145,7 @@ async def finding(each: int, number: int, show: int) -> None:
         for what, texts in (("missed", score.misses), ("wrongly", score.wrong)):
             for name, some in texts.items():
                 for text in some[:show]:
-                    print(f"{'en fr'.split()[language]} {half} {what} {name}: {text[:160]!r}")
+                    print(f"{('en', 'fr')[language]} {half} {what} {name}: {text[:160]!r}")
 
 
 async def holding() -> None:

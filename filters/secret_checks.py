@@ -15,7 +15,8 @@ import regex
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # What stands where a secret would: a name to fill in, a look-up in code, a mask.
 _STAND_IN = regex.compile(
-    r"(?i)[<\[{]|\$(?:[{(]|(?-i:[A-Z][A-Z_\d]*)$)|%[a-z_(]+[%)]|\*{3}|[\w.]+\(|.*(?:your|placeholder|change_?me|redacted|dummy|x{4}|\*{3}|\.\.\."
+    r"(?i)[<\[{]|\$(?:[{(]|(?-i:[A-Z][A-Z_\d]*)$)|%(?:\(|\w+%$)|\*{3}|[\w.]+\("
+    r"|.*(?:your|placeholder|change_?me|redacted|dummy|x{4}|\*{3}|\.\.\."
     r"|environ|getenv|process\.env|config[.\[]|settings\.|secrets\.|vault:|https?:)"
 )
 

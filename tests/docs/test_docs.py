@@ -13,6 +13,7 @@ import click
 import pytest
 
 from filters.registry import Resources
+from filters.validators import VALIDATORS
 from gateway.cli import main
 from gateway.settings import Settings, read_settings
 from policies.examples import run_examples
@@ -132,6 +133,11 @@ def test_tables_are_those_of_the_code(page: Path) -> None:
 def test_every_table_stands_somewhere() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
     assert {name for name in TABLES if f"<!-- {name} -->" not in text} == set()
+
+
+def test_every_check_is_named() -> None:
+    text = (DOCS / "writing-a-policy.md").read_text(encoding="utf-8")
+    assert [name for name in VALIDATORS if f"`{name}`" not in text] == []
 
 
 def test_every_key_of_a_policy_is_explained() -> None:

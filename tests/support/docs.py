@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -15,6 +16,8 @@ from gateway.errors import TABLE
 from gateway.settings import Settings
 from gateway.wire.openai_moderations import CATEGORIES
 from model_runner.errors import RunnerError
+from policies.document import Document
+from policies.loader import LIBRARY
 from tests.support.metrics import series, touched
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -79,11 +82,24 @@ def categories() -> str:
     )
 
 
+def packs() -> str:
+    rows = []
+    for path in sorted((LIBRARY / "packs").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        data: Any = Document(text, str(path)).data
+        about = " ".join(re.findall(r"^# (.*)$", text.partition("\n\n")[0], re.MULTILINE)[:4])
+        first = re.split(r"(?<=\.)\s", about)[0]
+        names = ", ".join(f"`{name}`" for name in data["examples"])
+        rows.append([f"`{path.stem}`", names, first])
+    return _table(["pack", "categories", ""], rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "metrics": metrics,
     "errors": errors,
     "categories": categories,
+    "packs": packs,
 }
 
 
