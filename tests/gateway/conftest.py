@@ -18,6 +18,7 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
 
 @pytest.fixture
 async def redis(redis_server: EmbeddedRedis) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as client:
+    # Patient: a busy machine is not a Redis that is away.
+    async with connect(redis_server.url, timeout=20) as client:
         await client.flushall()
         yield client
