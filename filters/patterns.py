@@ -49,11 +49,15 @@ _REFUSED_PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One pattern that reports one category; `check` may still reject a match."""
+    """One pattern that reports one category; `check` may still reject a match.
+
+    branches: the sources of its outermost alternatives.
+    """
 
     category: str
     pattern: regex.Pattern[str]
     source: str
+    branches: tuple[str, ...]
     check: Validator | None = None
 
 
@@ -81,19 +85,14 @@ def compile_rule(
         raise FilterConfigError(f"the pattern matches the empty text: {source!r}", path)
     if not trusted and (wrong := problem(scoped, FLAGS)):
         raise FilterConfigError(f"{wrong}: {source!r}", path)
-    return Rule(category, pattern, scoped, check)
+    opening = scoped[: scoped.index(":") + 1]
+    branches = tuple(f"{opening}{branch})" for branch in _alternatives(body))
+    return Rule(category, pattern, scoped, branches, check)
 
 
-def join(rules: Sequence[Rule]) -> tuple[regex.Pattern[str], regex.Pattern[str]]:
-    """Return one alternation that tells where any rule matches, and one for liveness.
-
-    The latter, searched with `partial=True`, gives the earliest live start. Both prefilter only:
-    findings come from each rule alone, since an alternation reports one alternative per position
-    and would hide the others behind it.
-    """
-    any_match = "|".join(rule.source for rule in rules)
-    alive = "|".join(_lenient(rule.source) for rule in rules)
-    return regex.compile(any_match, FLAGS), regex.compile(rf"(?:{alive})(?s:.)(?!)", FLAGS)
+def live_pattern(source: str) -> regex.Pattern[str]:
+    """A pattern that matches partially, with `partial=True`, where `source` is live."""
+    return regex.compile(rf"(?:{_lenient(source)})(?s:.)(?!)", FLAGS, cache_pattern=False)
 
 
 def terms_pattern(terms: Sequence[str], allow: Sequence[str] = (), *, stretch: bool = False) -> str:
@@ -164,6 +163,21 @@ def _refuse(flags: str, body: str, path: tuple[str | int, ...]) -> None:
 # Conditions that the next character may make or unmake. In a class `\\b` and `$` are characters.
 _AT_END = regex.compile(r"\\(?s:.)|\[\^?\]?(?:\\(?s:.)|\[:\^?\w+:\]|[^\]\\])*\]|\$")
 _CONDITIONS = frozenset(["\\b", "\\B", "\\m", "\\M", "\\Z", "\\z", "$"])
+
+
+_PARTS = regex.compile(_AT_END.pattern + r"|[(|)]|[^\\(|)\[$]+|.", regex.S)
+
+
+def _alternatives(body: str) -> list[str]:
+    """The outermost alternatives of a pattern."""
+    parts, depth = [""], 0
+    for part in _PARTS.findall(body):
+        depth += (part == "(") - (part == ")")
+        if part == "|" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += part
+    return parts
 
 
 def _lenient(source: str) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from filters.errors import FilterConfigError, FilterTimeout
-from filters.patterns import Rule, compile_rule, join, terms_pattern
+from filters.patterns import Rule, compile_rule, terms_pattern
 from filters.registry import Resources
+from filters.starts import Starts
 from filters.types import OVERFLOW, Context, Finding, Piece, Progress, Scope, Span
 from filters.validators import VALIDATORS
 
@@ -41,7 +42,7 @@ class RegexFilter:
         self.rules = tuple(rules)
         self.cap = cap
         self.timeout = timeout
-        self.any_match, self.alive = join(self.rules)
+        self.starts = Starts(self.rules)
 
     @classmethod
     def from_options(cls, name: str, options: object, resources: Resources) -> RegexFilter:
@@ -77,8 +78,7 @@ class RegexScan:
                 elif self._due():
                     self._advance(findings)
             if final:
-                self._match(self._length, findings)
-                self._live = self._length
+                self._finish(findings)
         except TimeoutError as error:
             raise FilterTimeout(
                 f"{self._owner.name}: a match took more than {self._owner.timeout} s"
@@ -99,41 +99,58 @@ class RegexScan:
         return self._length - self._checked > (self._checked - self._live) // 32
 
     def _advance(self, findings: list[Finding]) -> None:
-        owner = self._owner
-        found = owner.alive.search(
-            self._text, self._live - self._base, partial=True, timeout=owner.timeout
-        )
-        at = found.start() if found is not None else len(self._text)
-        self._match(self._base + at, findings)
+        """Move the earliest live start right, past the starts that are dead now."""
+        owner, text = self._owner, self._text
+        size, starts, timeout = len(text), owner.starts, owner.timeout
+        at = self._live - self._base
+        while at < size:
+            look = starts.look(text, at)
+            if look is not None:
+                live, matching = look
+                if any(
+                    starts.branches[b].live.match(text, at, partial=True, timeout=timeout)
+                    for b in live
+                ):
+                    break
+                self._match(matching, at, findings)
+            at += 1
         self._live = self._base + at
         self._checked = self._length
 
-    def _match(self, until: int, findings: list[Finding]) -> None:
-        """Report the matches that begin in `[_live, until)`; none of them can change any more."""
-        owner, limit = self._owner, until - self._base
-        begin = self._live - self._base
-        first = owner.any_match.search(self._text, begin, timeout=owner.timeout)
-        if first is None or first.start() >= limit:
-            return
-        for number, rule in enumerate(owner.rules):
-            at = max(self._cursors[number] - self._base, begin)
-            while at < limit:
-                found = rule.pattern.search(self._text, at, timeout=owner.timeout)
-                if found is None or found.start() >= limit:
-                    break
-                at = max(found.end(), found.start() + 1)
-                self._cursors[number] = self._base + at
-                if found[0] and (rule.check is None or rule.check(found[0])):
-                    span = Span(self._base + found.start(), self._base + found.end())
-                    findings.append(Finding(owner.name, rule.category, span))
+    def _finish(self, findings: list[Finding]) -> None:
+        """Report all matches that begin in what is there: nothing can change any more."""
+        for at in range(self._live - self._base, len(self._text)):
+            look = self._owner.starts.look(self._text, at)
+            if look is not None:
+                self._match(look[1], at, findings)
+        self._live = self._length
+
+    def _match(self, branches: Sequence[int], at: int, findings: list[Finding]) -> None:
+        """Report the matches that begin at `at`; none of them can change any more."""
+        owner, text = self._owner, self._text
+        tried: set[int] = set()
+        for branch in (owner.starts.branches[b] for b in branches):
+            number = branch.rule
+            if number in tried or self._cursors[number] > self._base + at:
+                continue
+            if branch.match.match(text, at, timeout=owner.timeout) is None:
+                continue
+            tried.add(number)
+            rule = owner.rules[number]
+            found = rule.pattern.match(text, at, timeout=owner.timeout)
+            if found is None or found.end() == at:
+                continue
+            self._cursors[number] = self._base + found.end()
+            if rule.check is None or rule.check(found[0]):
+                span = Span(self._base + at, self._base + found.end())
+                findings.append(Finding(owner.name, rule.category, span))
 
     def _overflow(self, findings: list[Finding]) -> None:
         """Give up a start that has been live for longer than the cap, and say so."""
         if self._length - self._live <= self._owner.cap:
             return
         findings.append(Finding(self._owner.name, OVERFLOW, Span(self._live, self._length)))
-        self._match(self._length, findings)
-        self._live = self._length
+        self._finish(findings)
 
     def _trim(self) -> None:
         spare = self._live - LOOK_BEHIND - self._base

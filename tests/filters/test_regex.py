@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import pytest
 import regex
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from filters.errors import FilterConfigError
@@ -14,6 +15,8 @@ from filters.patterns import _lenient, compile_rule
 from filters.regex import STEP, RegexFilter
 from filters.registry import Resources
 from filters.types import OVERFLOW, Context, Finding, Piece
+from policies.document import Document
+from policies.loader import LIBRARY
 
 PLAIN = Resources()
 AWKWARD = {
@@ -108,8 +111,10 @@ def test_the_earliest_live_start_is_the_first_that_can_reach_the_end(
             for source in lenient
             if regex.fullmatch(source, text, regex.MULTILINE, start, partial=True)
         )
-        found = found_by.alive.search(text, begin, partial=True)
-        assert (found.start() if found else len(text)) == next(live, len(text))
+        scanned = found_by.open(Context("output"))
+        scanned._text, scanned._live = text, begin
+        scanned._advance([])
+        assert scanned._live == next(live, len(text))
 
 
 async def test_holds_only_what_could_still_match() -> None:
@@ -224,3 +229,48 @@ def test_bad_options_say_what_and_where(
 def test_escapes_are_not_taken_for_refused_parts() -> None:
     assert compile_rule("x", r"\\G[\[(?i)]\(\?R").pattern.search("\\G(?") is None
     assert compile_rule("x", r"\\K").pattern.search("\\K")
+
+
+def shipped() -> tuple[dict[str, object], list[str]]:
+    """All patterns of all packs, and their examples."""
+    options: dict[str, object] = {}
+    texts: list[str] = []
+    for path in sorted((LIBRARY / "packs").glob("*.yaml")):
+        data = Document(path.read_text(encoding="utf-8"), str(path)).data
+        assert isinstance(data, dict)
+        for category, entry in data.get("regex", {}).items():
+            options[f"{path.stem}-{category}"] = entry
+        for examples in data["examples"].values():
+            texts += [*examples["hit"], *examples["pass"]]
+    return options, texts
+
+
+PACKS, EXAMPLES = shipped()
+BITS = st.sampled_from([word for text in EXAMPLES for word in text.split()] + ["\n", ".", "é", "7"])
+
+
+@cache
+def all_packs() -> RegexFilter:
+    return build("packs", PACKS)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.sampled_from(EXAMPLES) | BITS, min_size=1, max_size=5).map(" ".join),
+    st.lists(st.integers(0, 300), max_size=4),
+    st.booleans(),
+)
+async def test_shipped_patterns_find_in_any_cut_what_each_finds_alone(
+    text: str, cuts: list[int], single: bool
+) -> None:
+    """Nothing that could begin is left out, whatever the pattern."""
+    places = range(1, len(text)) if single else sorted(c for c in cuts if c <= len(text))
+    findings, _ = await scan(all_packs(), text, list(places))
+    found = sorted((f.category, f.span.start, f.span.end) for f in findings)
+    meant = [
+        (rule.category, *match.span())
+        for rule in all_packs().rules
+        for match in rule.pattern.finditer(text)
+        if match[0] and (rule.check is None or rule.check(match[0]))
+    ]
+    assert found == sorted(meant)
