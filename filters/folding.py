@@ -68,8 +68,13 @@ class Folded:
         """Add a piece; return what the folded text grew by."""
         before = len(self.text)
         folded = piece.casefold()
-        odd = len(folded) != len(piece) or (self._space and piece[:1] == " ") or self._stretch
-        if odd or _ODD.search(piece):
+        doubled = bool(self._space) and piece[:1] == " "
+        plain = piece.isascii() and piece.isprintable() and "  " not in piece
+        if (
+            self._stretch
+            or doubled
+            or not (plain or (len(folded) == len(piece) and not _ODD.search(piece)))
+        ):
             for token in _TOKENS.finditer(piece):
                 if token[1]:
                     self._add_space(len(token[0]))
@@ -80,6 +85,7 @@ class Folded:
             self.text += folded
             self.length += len(piece)
             self._space = int(piece[-1] == " ")
+            return folded
         return self.text[before:]
 
     def original(self, at: int) -> int:

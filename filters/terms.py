@@ -27,6 +27,8 @@ from filters.types import Context, Finding, Piece, Progress, Scope, Span
 LONGEST = 256
 #: How often a letter of a stretched term may be repeated, beside what the term says.
 _STRETCH = 40
+#: Text is taken in steps of at most so many characters, and let go of by as many.
+_STEP = 1024
 
 
 Runs = tuple[int, ...]
@@ -140,9 +142,12 @@ class TermsScan:
     async def feed(self, piece: Piece, *, final: bool) -> Progress:
         findings: list[Finding] = []
         text = piece.text
-        for at in range(0, len(text) or 1, 1024):
-            self._step(text[at : at + 1024], findings, final=final and at + 1024 >= len(text))
-        findings.sort(key=lambda f: (f.span, f.category))
+        last = (max(len(text), 1) - 1) // _STEP * _STEP
+        for at in range(0, last, _STEP):
+            self._step(text[at : at + _STEP], findings, final=False)
+        self._step(text[last:], findings, final=final)
+        if findings:
+            findings.sort(key=lambda f: (f.span, f.category))
         return Progress(self._folded.original(self._live), findings)
 
     async def aclose(self) -> None:
@@ -151,15 +156,18 @@ class TermsScan:
 
     def _step(self, text: str, findings: list[Finding], *, final: bool) -> None:
         new = self._folded.feed(text)
-        waiting, self._undecided = self._undecided, []
-        for start, entry in waiting:
-            self._decide(start, entry, final=final)
+        if self._undecided:
+            waiting, self._undecided = self._undecided, []
+            for start, entry in waiting:
+                self._decide(start, entry, final=final)
         self._matches.set(new, False)  # go on from the state reached
         for last, entry in self._matches:
             self._decide(last + 1 - entry.length, entry, final=final)
         self._move(final=final)
-        self._report(findings)
-        self._folded.forget(self._live - BEHIND)
+        if self._decided:
+            self._report(findings)
+        if self._live - self._folded.base > _STEP:
+            self._folded.forget(self._live - BEHIND)
 
     def _decide(self, start: int, entry: Entry, *, final: bool) -> None:
         """Keep a match if words end on both sides of it, or if that cannot be known yet."""
@@ -190,20 +198,21 @@ class TermsScan:
     def _move(self, *, final: bool) -> None:
         """Move the earliest live start right, past what can begin no term any more."""
         folded, owner = self._folded, self._owner
-        end = folded.end
+        text, base = folded.text, folded.base
+        end = len(text)
         if final:
-            self._live = end
+            self._live = base + end
             return
-        first = min((start for start, _ in self._undecided), default=end)
-        live = max(self._live, min(first, end - owner.longest))
+        first = min(start for start, _ in self._undecided) - base if self._undecided else end
+        live = max(self._live - base, min(first, end - owner.longest))
+        begins = owner.automaton.longest_prefix
         while live < first:
-            tail = folded.text[live - folded.base :]
-            if owner.automaton.longest_prefix(tail) == len(tail) and not (
-                kind(tail[0]) and folded.ends(live, final=False) is False
+            if begins(text[live:]) == end - live and not (
+                kind(text[live]) and folded.ends(base + live, final=False) is False
             ):
                 break
             live += 1
-        self._live = live
+        self._live = base + live
 
     def _report(self, findings: list[Finding]) -> None:
         """Report what begins before the earliest live start: nothing of it can change."""

@@ -189,7 +189,7 @@ async def test_a_hundred_thousand_terms_take_time_linear_in_the_text() -> None:
             for at, letter in enumerate(text):
                 await scan.feed(Piece(letter), final=at == size - 1)
             times.append(thread_time() - began)
-            assert len(scan._folded.text) < 1500
+            assert len(scan._folded.text) < 2500
         assert times[1] < 12 * times[0], pump  # four times the text; square would be sixteen
 
 
