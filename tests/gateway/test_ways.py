@@ -34,6 +34,7 @@ from model_runner.types import (
     ToolHead,
 )
 from tests.support.gateway import Gateway, serving
+from tests.support.profiles import invariant
 from tests.support.request_types import fills
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -344,9 +345,9 @@ async def scripted(redis: Redis) -> Any:
         yield said, gateway
 
 
+@pytest.mark.timeout(900)
 @settings(
-    max_examples=60,
-    deadline=None,
+    invariant(),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(TOKENS, TOKENS, st.sampled_from([None, REASONING, REFUSAL]), TOKENS, st.booleans())
