@@ -43,6 +43,7 @@ def make_runner(settings: Settings, say: Say) -> ModelRunner:
             dialect=settings.upstream_dialect,
             cache_salt=settings.upstream_dialect == "vllm",
         )
+    say("importing torch")
     try:
         runner = backend("transformers")
     except ImportError as error:
