@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -36,7 +36,6 @@ from policies.screen import StreamScreen
 from policies.types import Verdict
 
 Body = TypeVar("Body", bound=BaseModel)
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 #: Bytes of a request's body. A context of 128 Ki tokens is about half a megabyte of text.
 MOST_BYTES = 8 * 1024 * 1024
@@ -61,9 +60,9 @@ class Doors:
     keep_alive: float = KEEP_ALIVE
 
 
-def create_app(doors: Doors, lifespan: Lifespan | None = None) -> FastAPI:
+def create_app(doors: Doors) -> FastAPI:
     """The application."""
-    app = FastAPI(title="Gardefou", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="Gardefou", docs_url=None, redoc_url=None)
     app.add_middleware(RequestLog, metrics=doors.services.metrics)
     app.add_exception_handler(Exception, _answer_error)
     api = _Api(doors)

@@ -57,7 +57,7 @@ class Exchange:
     def __init__(self, services: Services, policy: Policy, request: GenerateRequest) -> None:
         self.request = request
         self.policy = policy
-        self._prompt = Prompt(request, policy, self._screen, services.verdicts)
+        self._prompt = Prompt(policy, self._screen, services.verdicts)
         self.choices: list[Choice] = []
         self.headers: dict[str, str] = {}
         self._services = services
@@ -188,7 +188,7 @@ class Exchange:
 
     async def _screen_prompt(self) -> None:
         try:
-            self.request = await self._prompt.screen()
+            self.request = await self._prompt.screen(self.request)
         except PromptBlocked:
             self._blocked_prompt = True
             raise

@@ -41,28 +41,19 @@ class _Text:
 
 
 class Prompt:
-    """Screens a request's texts side by side. Those of earlier turns are looked up first.
+    """Screens a request's texts side by side. Those of earlier turns are looked up first."""
 
-    screened, remembered: how many texts were paid for, and how many were not.
-    """
-
-    def __init__(
-        self,
-        request: GenerateRequest,
-        policy: Policy,
-        open_screen: OpenScreen,
-        cache: VerdictCache,
-    ) -> None:
-        self._request = request
+    def __init__(self, policy: Policy, open_screen: OpenScreen, cache: VerdictCache) -> None:
         self._policy = policy
         self._open_screen = open_screen
         self._cache = cache
         self._texts: list[_Text] = []
-        self._current = _current_turn(request)
+        self._current = 0
 
-    async def screen(self) -> GenerateRequest:
-        """The request as the model may read it. Raises PromptBlocked."""
-        self._texts = [self._look_up(part) for part in parts(self._request)]
+    async def screen(self, request: GenerateRequest) -> GenerateRequest:
+        """`request` as the model may read it; once. Raises PromptBlocked."""
+        self._current = _current_turn(request)
+        self._texts = [self._look_up(request, part) for part in parts(request)]
         await asyncio.gather(*(self._push(text) for text in self._texts))
         changed: dict[Place, str] = {}
         for text in self._texts:
@@ -73,7 +64,7 @@ class Prompt:
             if text.released != text.part.text:
                 changed[text.part.path] = text.released
         try:
-            return with_texts(self._request, changed)
+            return with_texts(request, changed)
         except ValueError:
             # A redaction broke a tool's schema: it cannot be sent, redacted or not.
             await self._refuse(next(t for t in self._texts if t.part.path in changed))
@@ -97,11 +88,11 @@ class Prompt:
             if text.screen is not None:
                 await text.screen.aclose()
 
-    def _look_up(self, part: Part) -> _Text:
+    def _look_up(self, request: GenerateRequest, part: Part) -> _Text:
         plan = self._policy.plan(part.stage, role=part.role)
-        said = turns(self._request)
+        said = turns(request)
         before = said[: int(part.path[1])] if part.path[0] == "messages" else ()
-        key = self._cache.key(self._request.tenant, plan, part, before)
+        key = self._cache.key(request.tenant, plan, part, before)
         known = self._cache.get(key, part.text)
         if known is not None:
             return _Text(part, key, known, None, known.action is Action.BLOCK, known.text)

@@ -93,6 +93,16 @@ async def test_tokens_are_reserved_on_the_way_in_and_settled_on_the_way_out(redi
         assert (status, body["error"]["type"]) == (429, "tokens")
 
 
+async def test_an_answer_without_a_bound_gets_the_one_that_was_reserved(redis: Redis) -> None:
+    runner = ScriptedRunner.text("One two three four five six.", cut=4)
+    limits = Limits(tokens_per_minute=1000)
+    async with serving(runner, redis, limits=limits, max_tokens=3) as gateway:
+        status, body, _ = await gateway.post(ask("Hi"))
+        assert (status, body["choices"][0]["finish_reason"]) == (200, "length")
+        assert body["usage"]["completion_tokens"] == 3
+    assert runner.requests[0].sampling.max_tokens == 3
+
+
 async def test_blocks_count_against_their_limit(redis: Redis) -> None:
     limits = Limits(blocks_per_hour=2)
     async with serving(ScriptedRunner.text("Yes."), redis, limits=limits) as gateway:
