@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.types import Limits
 from gateway.metrics import Metrics
 from gateway.policy_store import PolicyStore
+from model_runner.scripted import ScriptedRunner
 from model_runner.types import ModelRunner
 from policies.screen import Budget
 
@@ -107,6 +108,27 @@ class Gateway:
 def ask(text: str, **more: Any) -> dict[str, Any]:
     """The body of a plain request."""
     return {"model": "scripted", "messages": [{"role": "user", "content": text}]} | more
+
+
+async def leave_midway(gateway: Gateway, runner: ScriptedRunner, path: str, body: Any) -> None:
+    """Ask, and go away once the engine has written two deltas; wait until it has noticed."""
+
+    async def read() -> None:
+        async with gateway.http.post(gateway.url + path, json=body) as answer:
+            await answer.read()
+
+    async def until(done: Callable[[], bool]) -> None:
+        for _ in range(2000):
+            if done():
+                return
+            await asyncio.sleep(0.01)
+
+    reading = asyncio.create_task(read())
+    await until(lambda: any(generation.sent >= 2 for generation in runner.generations))
+    assert not reading.done()
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await until(lambda: bool(runner.cancelled))
 
 
 @asynccontextmanager
