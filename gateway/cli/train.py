@@ -34,6 +34,7 @@ train.add_command(probe)
 @click.option("--made", type=int, default=24_000, show_default=True, help="Pairs to generate.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--bfloat16", is_flag=True, help="Products in bfloat16: quicker on some processors.")
 def classifier(
     data: Path,
     out: Path,
@@ -43,6 +44,7 @@ def classifier(
     made: int,
     workers: int,
     seed: int,
+    bfloat16: bool,
 ) -> None:
     """Train the built-in classifier. Called again with the same --out, it goes on."""
     steps = import_module("filters.builtin.training.job")
@@ -57,6 +59,6 @@ def classifier(
             bar.update(int(1000 * share) - done)
             done = int(1000 * share)
 
-        job = steps.Job(data, out, base, minutes, french, made, seed, tell)
+        job = steps.Job(data, out, base, minutes, french, made, seed, tell, bfloat16)
         import_module("filters.builtin.training.run").train(job, workers=workers)
     click.echo(f"written to {out}")

@@ -24,7 +24,8 @@ class Plan:
     """minutes: time that the fit takes, over which the learning rates fall to nothing.
 
     rates: of the token embeddings, the encoder, the head. average: steps between averages over the
-    processes (local SGD, Stich 2019).
+    processes (local SGD, Stich 2019). bfloat16: products in it, a quarter quicker where there
+    are instructions for it (six layers, 2,000 tokens a step, one core: 1.24 s against 1.64).
     """
 
     minutes: float
@@ -33,14 +34,16 @@ class Plan:
     rates: tuple[float, float, float] = (4e-4, 1e-4, 1e-3)
     average: int = 20
     warm_up: int = 20
+    bfloat16: bool = False
 
 
-def loss(network: Network, batch: Sequence[Example]) -> Tensor:
+def loss(network: Network, batch: Sequence[Example], *, bfloat16: bool = False) -> Tensor:
     """Binary cross-entropy over the labels that are known."""
     ids, mask = pad([one.ids for one in batch])
     targets = torch.tensor([one.targets for one in batch])
     weights = torch.tensor([one.weights for one in batch])
-    logits = network(ids, mask)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        logits = network(ids, mask).float()
     each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (each * weights).sum() / weights.sum()
 
@@ -54,7 +57,7 @@ class Fit:
         self.network = network
         self.steps = 0
         self.spent = 0.0  # minutes, earlier runs included
-        self._examples = examples
+        self._examples = list(examples)
         self._plan = plan
         self._size = size
         self._chance = random.Random(f"{plan.seed} {rank}")
@@ -73,14 +76,16 @@ class Fit:
             betas=(0.9, 0.98),
         )
 
-    def run(self, tell: Callable[[float, float], None], save: Callable[[], None]) -> None:
-        """Step until the time is spent. tell: share done and loss; save: every two minutes."""
+    def run(
+        self, tell: Callable[[float, float], None], save: Callable[[], None], *, until: float
+    ) -> None:
+        """Step until `until` minutes are spent. tell: share done, loss; save: every two minutes."""
         plan, network = self._plan, self.network
         began, saved = time.monotonic() - 60 * self.spent, time.monotonic()
         network.train()
         for batch in self._batches():
             self._rates()
-            value = loss(network, batch)
+            value = loss(network, batch, bfloat16=plan.bfloat16)
             value.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             self._optimizer.step()
@@ -93,9 +98,13 @@ class Fit:
                 if time.monotonic() - saved > 120:
                     save()
                     saved = time.monotonic()
-                if self.spent >= plan.minutes:
+                if self.spent >= until:
                     break
         save()
+
+    def add(self, examples: Sequence[Example]) -> None:
+        """More to learn from, in the next `run`."""
+        self._examples += examples
 
     def _batches(self) -> Iterator[list[Example]]:
         lengths = [len(one.ids) for one in self._examples]

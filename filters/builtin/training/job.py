@@ -2,8 +2,10 @@
 
 vocabulary.txt, words.json, start.pt   the base encoder with French words
 french.pt                              the encoder taught French
-examples.pt, kept.pt                   token ids and labels of what is trained on, and kept
-fit.pt                                 the fit so far
+examples.pt, kept.pt, held.pt, spare.pt   token ids and labels of what is trained on, kept for
+                                       calibration, held out whole, and looked through for errors
+fit.pt, mined-N.pt                     the fit so far, and what each process found
+best.pt                                the weights that did best on what is held out
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Job:
     """data: folder with `train/` and `lm/`. base: folder with the encoder and its `vocab.txt`.
 
     minutes: time for the fit; `french`: for teaching French before it. made: pairs of generated
-    rows. tell: told a stage's name and the share of it that is done.
+    rows. tell: told a stage's name and the share of it that is done. bfloat16: see `Plan`.
     """
 
     data: Path
@@ -53,6 +55,7 @@ class Job:
     made: int
     seed: int
     tell: Tell
+    bfloat16: bool = False
 
     @property
     def work(self) -> Path:
@@ -138,11 +141,12 @@ def _teach(job: Job) -> None:
             for group, rate in zip(optimizer.param_groups, (1e-3, 6e-5), strict=True):
                 group["lr"] = rate * scale
             ids, mask = pad([english[place] for place in places])
-            with torch.no_grad():
-                target, _ = teacher.pool(teacher.encode(ids, mask), mask)
-            value = distance(student, *pad([french[place] for place in places]), target)
-            if step % 4 == 0:  # English must stay where it was.
-                value = value + distance(student, ids, mask, target)
+            with torch.autocast("cpu", torch.bfloat16, enabled=job.bfloat16):
+                with torch.no_grad():
+                    target, _ = teacher.pool(teacher.encode(ids, mask), mask)
+                value = distance(student, *pad([french[place] for place in places]), target)
+                if step % 4 == 0:  # English must stay where it was.
+                    value = value + distance(student, ids, mask, target)
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
@@ -167,14 +171,19 @@ def _examples(job: Job) -> None:
             rows.append(replace(row, text=other, language="fr"))
     chance.shuffle(rows)
     reader = Reader.from_file(job.work / "vocabulary.txt")
-    for name, kept in (("examples", rows), ("kept", parts.calibration), ("held", parts.held_out)):
+    for name, kept in (
+        ("kept", parts.calibration),
+        ("held", parts.held_out),
+        ("spare", parts.spare),
+        ("examples", rows),  # last: what is there is not made again
+    ):
         Examples.read(kept, reader, longest=_TOKENS).save(job.work / f"{name}.pt")
     job.tell("examples", 1.0)
 
 
 def _worth_translating(row: Row, chance: random.Random) -> bool:
     made = row.source.startswith("generated/")
-    return not made and "tatoeba" not in row.source and chance.random() < 0.15
+    return not made and "tatoeba" not in row.source and chance.random() < 0.2
 
 
 def _around(train: Path) -> dict[str, list[str]]:

@@ -16,15 +16,21 @@ from filters.builtin.training.rows import Row, read_rows
 _PLAN = Path(__file__).with_name("sampling.yaml")
 #: Of a hundred rows, those that calibration keeps for itself, and never trains on.
 _KEPT = 4
+#: Harmless rows that are looked through for those which the network takes for harmful.
+_SPARE = 32_000
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """calibration: rows of the trained sources. held_out: whole sources."""
+    """calibration: rows of the trained sources. held_out: whole sources.
+
+    spare: harmless rows that training does not take.
+    """
 
     training: Sequence[Row]
     calibration: Sequence[Row]
     held_out: Sequence[Row]
+    spare: Sequence[Row]
 
 
 def kept(text: str) -> bool:
@@ -44,6 +50,7 @@ def split(data: Path, *, seed: int, made: int) -> Split:
     training: list[Row] = []
     calibration: list[Row] = []
     held_out: list[Row] = []
+    unused: list[Row] = []
     for path in sorted(data.glob("*.jsonl.gz")):
         rows = list(read_rows(path))
         source = path.name.removesuffix(".jsonl.gz")
@@ -51,16 +58,19 @@ def split(data: Path, *, seed: int, made: int) -> Split:
             held_out += rows
             continue
         spare = [row for row in rows if kept(row.text)]
-        calibration += chance.sample(spare, min(len(spare), 250))
+        calibration += chance.sample(spare, min(len(spare), 600))
         rows = [row for row in rows if not kept(row.text)]
         taken = list(balanced(rows, plan["take"].get(source, len(rows)), chance))
         training += taken * plan["repeat"].get(source, 1)
+        used = {row.text for row in taken}
+        unused += [r for r in rows if r.labels.get("unsafe") == 0 and r.text not in used]
     for twins in generate(seed, made):
         # Whole pairs are held out, in whatever frame and filling they come.
         side = held_out if twins.pair % 12 == 5 else training
         side += [twins.harmful, twins.harmless]
     chance.shuffle(training)
-    return Split(training, calibration, held_out)
+    spare = chance.sample(unused, min(len(unused), _SPARE))
+    return Split(training, calibration, held_out, spare)
 
 
 def balanced(rows: Iterable[Row], take: int, chance: random.Random) -> Iterator[Row]:
