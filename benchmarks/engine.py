@@ -298,7 +298,7 @@ async def soak(folder: Path, count: int = 10_000) -> dict[str, float]:
 async def peer(folder: Path) -> dict[str, float]:
     """Transformers' own continuous batching, where it runs."""
     prompts = random_model.prompts()
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa_paged")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="paged|sdpa")
     made: Any = GenerationConfig
     config = made(do_sample=False, max_new_tokens=NEW, eos_token_id=2, pad_token_id=0)
     began = process_time()

@@ -74,6 +74,10 @@ class Network(nn.Module):
         self.hidden = nn.Linear(2 * shape.width, shape.hidden)
         self.scores = nn.Linear(shape.hidden, shape.categories)
 
+    @property
+    def device(self) -> torch.device:
+        return self.tokens.weight.device
+
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids: int [batch, tokens]; mask: bool, the same. Return logits [batch, categories]."""
         mean, top = self.pool(self.encode(ids, mask), mask)

@@ -27,13 +27,22 @@ train.add_command(probe)
     "--base",
     type=_FOLDER,
     required=True,
-    help="Folder with the base encoder: model.onnx or model.safetensors, and vocab.txt.",
+    help="Folder with the base encoder (model.onnx or model.safetensors, and vocab.txt), or with "
+    "a classifier trained before.",
 )
 @click.option("--minutes", type=float, default=60.0, show_default=True, help="Time for the fit.")
 @click.option("--french", type=float, default=18.0, show_default=True, help="And for French.")
 @click.option("--made", type=int, default=24_000, show_default=True, help="Pairs to generate.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--members",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Fits from other seeds; the best of them ships, or their mean.",
+)
+@click.option("--device", default="cpu", show_default=True, help="cuda: on a GPU.")
 @click.option("--bfloat16", is_flag=True, help="Products in bfloat16: quicker on some processors.")
 def classifier(
     data: Path,
@@ -44,9 +53,13 @@ def classifier(
     made: int,
     workers: int,
     seed: int,
+    members: int,
+    device: str,
     bfloat16: bool,
 ) -> None:
     """Train the built-in classifier. Called again with the same --out, it goes on."""
+    if device != "cpu" and workers > 1:
+        raise click.UsageError("--workers are processes on CPUs: with --device there is one")
     steps = import_module("filters.builtin.training.job")
     with click.progressbar(length=1000, label="training", show_eta=False) as bar:
         stage, done = "", 0
@@ -59,6 +72,8 @@ def classifier(
             bar.update(int(1000 * share) - done)
             done = int(1000 * share)
 
-        job = steps.Job(data, out, base, minutes, french, made, seed, tell, bfloat16)
+        job = steps.Job(
+            data, out, base, minutes, french, made, seed, tell, bfloat16, device, members
+        )
         import_module("filters.builtin.training.run").train(job, workers=workers)
     click.echo(f"written to {out}")

@@ -155,7 +155,7 @@ async def test_by_configuration_on_this_engine_and_on_a_second(folder: Path) -> 
         assert not verdict.faults
         verdicts.append(verdict.scores)
         await close_resources(resources)
-    assert verdicts[0] == pytest.approx(verdicts[1])
+    assert verdicts[0] == pytest.approx(verdicts[1], rel=1e-4)  # batches of other shapes
     assert set(verdicts[0]) == GuardTemplate.load("shieldgemma").categories
     assert runner.health().ok  # the engine that answers is not ours to close
     await runner.close()

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 
-def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """ids [batch, tokens] and mask; id 0 is padding."""
+def pad(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """ids [batch, tokens] and mask, on the device; id 0 is padding."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for place, row in enumerate(rows):
         ids[place, : len(row)] = torch.tensor(row)
     mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-    return ids, mask
+    return ids.to(device), mask.to(device)
 
 
 def by_length(

@@ -39,10 +39,11 @@ class Plan:
 
 def loss(network: Network, batch: Sequence[Example], *, bfloat16: bool = False) -> Tensor:
     """Binary cross-entropy over the labels that are known."""
-    ids, mask = pad([one.ids for one in batch])
-    targets = torch.tensor([one.targets for one in batch])
-    weights = torch.tensor([one.weights for one in batch])
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    device = network.device
+    ids, mask = pad([one.ids for one in batch], device)
+    targets = torch.tensor([one.targets for one in batch], device=device)
+    weights = torch.tensor([one.weights for one in batch], device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         logits = network(ids, mask).float()
     each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (each * weights).sum() / weights.sum()
@@ -144,7 +145,7 @@ class Fit:
 
     def resume(self, path: Path) -> None:
         """Go on from a file that holds `state()`."""
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location=self.network.device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.steps, self.spent = int(state["steps"]), float(state["minutes"])
@@ -156,5 +157,6 @@ def predict(network: Network, ids: Sequence[Sequence[int]], *, tokens: int = 400
     network.eval()
     logits = torch.empty(len(ids), len(CATEGORIES))
     for places in by_length([len(row) for row in ids], tokens=tokens, chance=random.Random(0)):
-        logits[list(places)] = network(*pad([ids[place] for place in places]))
+        padded = pad([ids[place] for place in places], network.device)
+        logits[list(places)] = network(*padded).cpu()
     return logits

@@ -4,8 +4,8 @@ vocabulary.txt, words.json, start.pt   the base encoder with French words
 french.pt                              the encoder taught French
 examples.pt, kept.pt, held.pt, spare.pt   token ids and labels of what is trained on, kept for
                                        calibration, held out whole, and looked through for errors
-fit.pt, mined-N.pt                     the fit so far, and what each process found
-best.pt                                the weights that did best on what is held out
+fit-M.pt, mined-M-N.pt                 a member's fit so far, and what each process found
+best-M.pt                              its weights that did best on what is held out
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 
 from filters.builtin.encoder import Network, Shape
 from filters.builtin.text import Reader
-from filters.builtin.training import sampling, vocabulary
+from filters.builtin.training import quantise, sampling, vocabulary
 from filters.builtin.training.alignment import translations
 from filters.builtin.training.augment import half_translated, restyle
 from filters.builtin.training.base import read_base, shape_of
@@ -41,10 +41,12 @@ Tell = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """data: folder with `train/` and `lm/`. base: folder with the encoder and its `vocab.txt`.
+    """data: folder with `train/` and `lm/`. base: folder with the encoder and its `vocab.txt`, or
+    with a classifier that was trained before, to train on from there.
 
     minutes: time for the fit; `french`: for teaching French before it. made: pairs of generated
     rows. tell: told a stage's name and the share of it that is done. bfloat16: see `Plan`.
+    device: as torch names it, where the network learns. members: fits that differ in chance alone.
     """
 
     data: Path
@@ -56,6 +58,8 @@ class Job:
     seed: int
     tell: Tell
     bfloat16: bool = False
+    device: str = "cpu"
+    members: int = 1
 
     @property
     def work(self) -> Path:
@@ -74,17 +78,26 @@ def prepare(job: Job) -> None:
 
 
 def network(job: Job, weights: str) -> Network:
-    """The network with the weights of a stage."""
-    state = torch.load(job.work / weights, weights_only=True)
+    """The network with the weights of a stage, on the device."""
+    state = torch.load(job.work / weights, map_location="cpu", weights_only=True)
     made = Network(shape_of(state))
     made.load_state_dict(state, strict=False)
-    return made
+    return made.to(job.device)
 
 
 def _begin(job: Job) -> None:
     job.tell("vocabulary", 0.0)
     pairs = list(read_pairs(job.data / "lm" / "tatoeba_pairs.jsonl.gz"))
-    lexicon = {fold(k): fold(str(v)) for k, v in YAML(typ="safe").load(_LEXICON).items()}
+    known = _known(pairs)
+    (job.work / "words.json").write_text(json.dumps(_back(known)), encoding="utf-8")
+    trained = job.base / "classifier.safetensors"
+    if trained.exists():
+        text = (job.base / "vocabulary.txt").read_text(encoding="utf-8")
+        (job.work / "vocabulary.txt").write_text(text, encoding="utf-8")
+        for stage in ("french.pt", "start.pt"):
+            torch.save(quantise.read(trained), job.work / stage)
+        return
+    lexicon = _lexicon()
     rows = [r for f in sorted((job.data / "train").glob("*.gz")) for r in read_rows(f)]
     french = [r.text for r in rows if r.language == "fr"]
     novels = job.data / "lm" / "eltec_fr.jsonl.gz"
@@ -99,16 +112,23 @@ def _begin(job: Job) -> None:
         new=12_000,
     )
     job.tell("vocabulary", 0.6)
-    split = [(vocabulary.words(e), vocabulary.words(f)) for e, f in pairs]
-    known = dict(translations(s for s in split if len(s[0]) < 25 and len(s[1]) < 25))
-    known |= {french: [(english, 1.0)] for french, english in lexicon.items()}
     base = read_base(job.base)
     state = {**base, "tokens.weight": begin_embeddings(pieces, old, base["tokens.weight"], known)}
     state["positions.weight"] = base["positions.weight"][: Shape(1).positions].clone()
     (job.work / "vocabulary.txt").write_text("\n".join(pieces), encoding="utf-8")
-    (job.work / "words.json").write_text(json.dumps(_back(known)), encoding="utf-8")
     torch.save(state, job.work / "start.pt")
     job.tell("vocabulary", 1.0)
+
+
+def _lexicon() -> dict[str, str]:
+    return {fold(k): fold(str(v)) for k, v in YAML(typ="safe").load(_LEXICON).items()}
+
+
+def _known(pairs: Sequence[tuple[str, str]]) -> dict[str, Sequence[tuple[str, float]]]:
+    """French word -> English words with how likely each is."""
+    split = [(vocabulary.words(e), vocabulary.words(f)) for e, f in pairs]
+    known = dict(translations(s for s in split if len(s[0]) < 25 and len(s[1]) < 25))
+    return known | {french: [(english, 1.0)] for french, english in _lexicon().items()}
 
 
 def _back(known: dict[str, Sequence[tuple[str, float]]]) -> dict[str, str]:
@@ -140,11 +160,12 @@ def _teach(job: Job) -> None:
             scale = max(0.05, 1 - share) * min(1.0, (step + 1) / 30)
             for group, rate in zip(optimizer.param_groups, (1e-3, 6e-5), strict=True):
                 group["lr"] = rate * scale
-            ids, mask = pad([english[place] for place in places])
-            with torch.autocast("cpu", torch.bfloat16, enabled=job.bfloat16):
+            ids, mask = pad([english[place] for place in places], student.device)
+            read = pad([french[place] for place in places], student.device)
+            with torch.autocast(student.device.type, torch.bfloat16, enabled=job.bfloat16):
                 with torch.no_grad():
                     target, _ = teacher.pool(teacher.encode(ids, mask), mask)
-                value = distance(student, *pad([french[place] for place in places]), target)
+                value = distance(student, *read, target)
                 if step % 4 == 0:  # English must stay where it was.
                     value = value + distance(student, ids, mask, target)
             value.backward()  # type: ignore[no-untyped-call]

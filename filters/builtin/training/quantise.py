@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from filters.builtin.encoder import Network
@@ -37,10 +37,23 @@ def input_ranges(
             hooks.append(module.register_forward_pre_hook(look))
     network.eval()
     for start in range(0, len(ids), 32):
-        network(*pad(ids[start : start + 32]))
+        network(*pad(ids[start : start + 32], network.device))
     for hook in hooks:
         hook.remove()
     return {name: sorted(sizes)[len(sizes) * 9 // 10] for name, sizes in seen.items()}
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The network's weights from a file that `save` wrote, as floats again."""
+    tensors = load_file(path)
+    state = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "rows":
+            state[f"{layer}.weight"] = tensor.float() * tensors[f"{layer}.scales"][:, None]
+        elif kind not in ("scales", "largest"):
+            state[name] = tensor.float()
+    return state
 
 
 def save(
@@ -48,7 +61,7 @@ def save(
 ) -> None:
     """about: what else the file says; `calibration` with `slope` and `shift` is needed to score."""
     tensors: dict[str, Tensor] = {}
-    for name, tensor in network.state_dict().items():
+    for name, tensor in network.cpu().state_dict().items():
         layer, _, kind = name.rpartition(".")
         if name == "tokens.weight" or (layer in ranges and kind == "weight"):
             scales = tensor.abs().amax(1).clamp(min=1e-8) / 127

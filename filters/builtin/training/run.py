@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ FALSE_ALARMS = dict.fromkeys(CATEGORIES, 0.005) | {"unsafe": 0.01}
 #: which it is judged on what is held out; what it was when it did best is what ships.
 MINED = 0.5
 STOPS = (0.6, 0.7, 0.8, 0.9, 1.0)
+#: Tokens of a step on a GPU, which smaller ones leave idle.
+ON_A_GPU = 8000
 
 
 def train(job: Job, *, workers: int = 1) -> None:
@@ -37,48 +40,62 @@ def train(job: Job, *, workers: int = 1) -> None:
 
 
 def _fit(job: Job, workers: int) -> None:
-    with tempfile.TemporaryDirectory() as meeting:
-        others = [
-            multiprocessing.get_context("spawn").Process(
-                target=_work, args=(_quiet(job), rank, workers, meeting), daemon=True
-            )
-            for rank in range(1, workers)
-        ]
-        for other in others:
-            other.start()
-        _work(job, 0, workers, meeting)
-        for other in others:
-            other.join()
+    """Fit all members: on a GPU side by side, on CPUs one after another."""
+    if job.device == "cpu":
+        for member in range(job.members):
+            with tempfile.TemporaryDirectory() as meeting:
+                others = [(member, rank, workers, meeting) for rank in range(1, workers)]
+                _beside(job, (member, 0, workers, meeting), others)
+    else:
+        _beside(job, (0, 0, 1, ""), [(member, 0, 1, "") for member in range(1, job.members)])
+
+
+def _beside(job: Job, own: tuple[int, int, int, str], others: Sequence[Any]) -> None:
+    """Do one piece of work here and the others in processes."""
+    made = [
+        multiprocessing.get_context("spawn").Process(
+            target=_work, args=(_quiet(job), *other), daemon=True
+        )
+        for other in others
+    ]
+    for process in made:
+        process.start()
+    _work(job, *own)
+    for process in made:
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"a process of the fit ended with {process.exitcode}")
 
 
 def _quiet(job: Job) -> dict[str, Any]:
     """What another process needs of the job: callables do not travel."""
-    names = ("data", "out", "base", "minutes", "french", "made", "seed", "bfloat16")
-    return {name: getattr(job, name) for name in names}
+    return {one.name: getattr(job, one.name) for one in fields(job) if one.name != "tell"}
 
 
-def _work(job: Job | dict[str, Any], rank: int, size: int, meeting: str) -> None:
+def _work(job: Job | dict[str, Any], member: int, rank: int, size: int, meeting: str) -> None:
     if isinstance(job, dict):
         job = Job(**job, tell=lambda *_: None)
     torch.set_num_threads(1)
     if size > 1:
         where = f"file://{meeting}/meeting"
         distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=size)
-    torch.manual_seed(job.seed)  # the head begins alike everywhere
-    plan = Plan(minutes=job.minutes, seed=job.seed, bfloat16=job.bfloat16)
+    torch.manual_seed(job.seed)  # the head begins alike everywhere, or weights have no mean
+    plan = Plan(minutes=job.minutes, seed=job.seed + member, bfloat16=job.bfloat16)
+    if job.device != "cpu":
+        plan = replace(plan, tokens=ON_A_GPU)
     rows = Examples.load(job.work / "examples.pt").rows[rank::size]
     fit = Fit(network(job, "french.pt"), rows, plan, rank=rank, size=size)
-    if (job.work / "fit.pt").exists():
-        fit.resume(job.work / "fit.pt")
-    torch.manual_seed(job.seed + rank)
-    _phases(job, fit, rank, size)
+    if (job.work / f"fit-{member}.pt").exists():
+        fit.resume(job.work / f"fit-{member}.pt")
+    torch.manual_seed(job.seed + 1000 * member + rank)
+    _phases(job, fit, member, rank, size)
     if size > 1:
         distributed.destroy_process_group()
 
 
-def _phases(job: Job, fit: Fit, rank: int, size: int) -> None:
+def _phases(job: Job, fit: Fit, member: int, rank: int, size: int) -> None:
     """Fit, look for errors, fit on; now and then see whether it is better than it was."""
-    file = job.work / "fit.pt"
+    file = job.work / f"fit-{member}.pt"
 
     def save() -> None:
         if rank == 0:
@@ -88,21 +105,21 @@ def _phases(job: Job, fit: Fit, rank: int, size: int) -> None:
     def until(share: float) -> bool:
         minutes = share * job.minutes
         if behind := fit.spent < minutes:
-            fit.run(lambda done, _: job.tell("fit", done), save, until=minutes)
+            fit.run(lambda done, _: job.tell(f"fit {member + 1}", done), save, until=minutes)
         return behind
 
     until(MINED)
-    fit.add(_mined(job, fit.network, rank, size))
+    fit.add(_mined(job, fit.network, member, rank, size))
     for share in STOPS:
         if until(share) and rank == 0:
-            _keep_best(job, fit.network)
-    if rank == 0 and not (job.work / "best.pt").exists():
-        _keep_best(job, fit.network)
+            _keep_best(job, fit.network, member)
+    if rank == 0 and not (job.work / f"best-{member}.pt").exists():
+        _keep_best(job, fit.network, member)
 
 
-def _mined(job: Job, model: Network, rank: int, size: int) -> Sequence[Example]:
+def _mined(job: Job, model: Network, member: int, rank: int, size: int) -> Sequence[Example]:
     """This process's share of the harmless texts that the network is most wrong about."""
-    file = job.work / f"mined-{rank}.pt"
+    file = job.work / f"mined-{member}-{rank}.pt"
     if not file.exists():
         spare = Examples.load(job.work / "spare.pt").rows[rank::size]
         found = hardest(model, spare, len(spare) // 10)
@@ -110,14 +127,16 @@ def _mined(job: Job, model: Network, rank: int, size: int) -> Sequence[Example]:
     return Examples.load(file).rows
 
 
-def _keep_best(job: Job, model: Network) -> None:
+def _keep_best(job: Job, model: Network, member: int) -> None:
     """Keep the weights if they rank what is held out better than those kept before."""
-    file = job.work / "best.pt"
+    file = job.work / f"best-{member}.pt"
     now = ranking(model, Examples.load(job.work / "held.pt"))
-    before = torch.load(file, weights_only=True)["ranking"] if file.exists() else 0.0
+    before = 0.0
+    if file.exists():
+        before = torch.load(file, map_location="cpu", weights_only=True)["ranking"]
     if now > before:
         torch.save({"ranking": now, "network": model.state_dict()}, file)
-    history = job.work / "rankings.txt"
+    history = job.work / f"rankings-{member}.txt"
     with history.open("a", encoding="utf-8") as lines:
         lines.write(f"{now:.5f}\n")
 
@@ -125,10 +144,8 @@ def _keep_best(job: Job, model: Network) -> None:
 def finish(job: Job) -> None:
     """Calibrate the fitted network and write weights, vocabulary, thresholds, card and plots."""
     job.tell("calibration", 0.0)
-    model = network(job, "french.pt")
-    state = torch.load(job.work / "fit.pt", weights_only=True)
-    best = torch.load(job.work / "best.pt", weights_only=True)
-    model.load_state_dict(best["network"])
+    held = Examples.load(job.work / "held.pt")
+    model, rankings = _chosen(job, held)
     kept = Examples.load(job.work / "kept.pt")
     logits = predict(model, [row.ids for row in kept.rows])
     known, targets = _labels(kept.rows)
@@ -141,19 +158,39 @@ def finish(job: Job) -> None:
             "shift": calibration.shift.tolist(),
         },
         "seed": job.seed,
-        "steps": int(state["steps"]),
-        "ranking": best["ranking"],
+        "rankings": rankings,
     }
+    scored = calibration.scores(predict(model, [row.ids for row in held.rows]))
     ranges = quantise.input_ranges(model, [row.ids for row in kept.rows[:256]])
     quantise.save(model, ranges, job.out / "classifier.safetensors", about)
     text = (job.work / "vocabulary.txt").read_text(encoding="utf-8")
     (job.out / "vocabulary.txt").write_text(text, encoding="utf-8")
     table = calibrate.thresholds(calibration.scores(ordinary))
     (job.out / "thresholds.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
-    held = Examples.load(job.work / "held.pt")
-    scores = calibration.scores(predict(model, [row.ids for row in held.rows]))
-    write_card(job.out, table, (kept, calibration.scores(logits)), (held, scores))
+    write_card(job.out, table, (kept, calibration.scores(logits)), (held, scored))
     job.tell("calibration", 1.0)
+
+
+def _chosen(job: Job, held: Examples) -> tuple[Network, dict[str, float]]:
+    """The member that ranks best what is held out, or the mean of all if that ranks better.
+
+    The mean of weights fitted from one beginning: a model soup (Wortsman et al. 2022). Return the
+    ranking of each too, by its name.
+    """
+    kept = [
+        torch.load(job.work / f"best-{member}.pt", map_location="cpu", weights_only=True)
+        for member in range(job.members)
+    ]
+    weights = {f"member {n}": one["network"] for n, one in enumerate(kept, start=1)}
+    rankings = {f"member {n}": one["ranking"] for n, one in enumerate(kept, start=1)}
+    model = network(job, "french.pt")
+    if job.members > 1:
+        every = list(weights.values())
+        mean = {name: torch.stack([one[name] for one in every]).mean(0) for name in every[0]}
+        model.load_state_dict(mean)
+        weights["mean"], rankings["mean"] = mean, ranking(model, held)
+    model.load_state_dict(weights[max(rankings, key=lambda name: rankings[name])])
+    return model, rankings
 
 
 def _labels(rows: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,11 @@ from filters.builtin.training.augment import among, disguise, half_translated, p
 from filters.builtin.training.base import read_base, shape_of
 from filters.builtin.training.calibrate import calibrate, temperature, threshold
 from filters.builtin.training.job import Job
+from filters.builtin.training.quantise import read
 from filters.builtin.training.rows import Row
 from filters.builtin.training.run import train
 from filters.builtin.training.sampling import balanced, kept
+from filters.builtin.weights import load
 
 PAIRS = [("the dog sleeps", "le chien dort"), ("the cat sleeps", "le chat dort")] * 6 + [
     ("the cat eats", "le chat mange"),
@@ -98,21 +100,32 @@ def test_from_data_to_files_that_work(data: Path, base: Path, tmp_path: Path) ->
         assert 0 <= share <= 1
         stages.append(stage)
 
-    job = Job(data, tmp_path, base, 0.06, 0.005, 40, 0, tell)
+    job = Job(data, tmp_path, base, 0.06, 0.005, 40, 0, tell, members=2)
     train(job)
-    assert list(dict.fromkeys(stages)) == ["vocabulary", "French", "examples", "fit", "calibration"]
+    assert list(dict.fromkeys(stages)) == [
+        *("vocabulary", "French", "examples", "fit 1", "fit 2", "calibration")
+    ]
     made = {path.name for path in tmp_path.iterdir()}
     assert {"classifier.safetensors", "vocabulary.txt", "thresholds.json", "figures.md"} <= made
     model, toxicity = Model(tmp_path), CATEGORIES.index("toxicity")
     bad, good, other = model.score(["you are an idiot!", "you are a friend!", "le chat dort 7"])
     assert bad[toxicity] > good[toxicity]
     assert bad[toxicity] > max(0.5, other[toxicity])
+    rankings = load(tmp_path / "classifier.safetensors")[1]["rankings"]
+    assert set(rankings) == {"member 1", "member 2", "mean"}
+    assert all(0 < value <= 1 for value in rankings.values())
     # Again: nothing is left to do but to calibrate, and the files stay the same.
     before = (tmp_path / "classifier.safetensors").read_bytes()
     stages.clear()
     train(job)
     assert set(stages) == {"calibration"}
     assert (tmp_path / "classifier.safetensors").read_bytes() == before
+    # And on from what was trained: with no time to learn it stays what it was.
+    stages.clear()
+    train(Job(data, tmp_path / "on", tmp_path, 1e-9, 1.0, 40, 0, tell))
+    assert "French" not in stages
+    old, new = (read(folder / "classifier.safetensors") for folder in (tmp_path, tmp_path / "on"))
+    assert torch.allclose(old["scores.weight"], new["scores.weight"], atol=1e-2)
 
 
 def test_the_base_computes_what_it_did(base: Path) -> None:
