@@ -131,7 +131,7 @@ def main() -> None:
     ordinary = prose(SIZE)
     base = best(ordinary, 4)
     one = best(ordinary, 1)
-    print(f"policy default, {SIZE // 1024} Ki characters, output rules, one core")
+    print(f"policy patterns, {SIZE // 1024} Ki characters, output rules, one core")
     print(f"prose in pieces of 4:            {base:.3f} s  {base / SIZE * 4e6:6.1f} us a piece")
     print(f"prose one character at a time:   {one:.3f} s  {one / SIZE * 1e6:6.1f} us a piece")
     print(f"  ratio to pieces of 4           {one / base:.2f}")
@@ -162,7 +162,7 @@ def main() -> None:
     )
 
 
-POLICY = load("default").policy
+POLICY = load("patterns").policy
 
 if __name__ == "__main__":
     main()

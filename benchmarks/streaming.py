@@ -98,8 +98,8 @@ def with_tail(filters: RegexFilter, text: str) -> tuple[float, int]:
 
 
 async def screened(text: str) -> list[int]:
-    """Characters held by the default policy's screen after each delta."""
-    screen = StreamScreen(load("default").policy.plan("output"), Context("output"))
+    """Characters held by the policy `patterns`'s screen after each delta."""
+    screen = StreamScreen(load("patterns").policy.plan("output"), Context("output"))
     held = []
     for at in range(0, len(text), DELTA):
         await screen.push(Piece(text[at : at + DELTA]))
@@ -164,7 +164,7 @@ def main() -> None:
     costs(patterns, words, terms, text)
     held = asyncio.run(screened(text))
     print(
-        f"held, default policy:              p50 {held[len(held) // 2]}, "
+        f"held, policy patterns:             p50 {held[len(held) // 2]}, "
         f"p99 {held[len(held) * 99 // 100]} characters (target p50 6)"
     )
     growth(patterns)

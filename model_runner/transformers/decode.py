@@ -22,14 +22,16 @@ import torch
 
 from model_runner.errors import Unavailable
 from model_runner.transformers.batch import Segment, Store
-from model_runner.transformers.pages import PAGE, PagedRow, PagedStep, PagedStore
+from model_runner.transformers.pages import PAGE, PagedRow, PagedStep, PagedStore, flash_pages
 from model_runner.transformers.probe import Probes
 
 Made = tuple[torch.Tensor, dict[int, torch.Tensor]]  # logits, and states that probes read
 Run = Callable[[], Made]
 Capture = Callable[[Run], Run]
 
-SHORT = 1024  # tokens; the least bound of lengths
+#: Tokens: the least bound of lengths, and how many times that the next is. Flash attention reads
+#: what is used of a table; the plain way gathers all of it.
+SHORT, TIMES = (1024, 4) if flash_pages() else (PAGE, 2)
 EARLY = 8  # buckets up to so many sequences are captured at the start
 
 logger = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ class Decoder:
         whole = -(-positions // PAGE) * PAGE
         self.spans = [SHORT]
         while self.spans[-1] < whole:
-            self.spans.append(self.spans[-1] * 4)
+            self.spans.append(self.spans[-1] * TIMES)
         self.spans[-1] = whole
         self._runs: dict[tuple[int, int], tuple[Inputs, Run]] = {}
 

@@ -1,7 +1,4 @@
-"""CUDA graphs: kernels of a run, launched together again on the same memory.
-
-None of this has run on a GPU yet.
-"""
+"""CUDA graphs: kernels of a run, launched together again on the same memory."""
 
 from __future__ import annotations
 

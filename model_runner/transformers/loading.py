@@ -79,10 +79,10 @@ def load(
             widen(module)
         if place.type == "cuda" and not flash_pages():
             logger.warning(
-                "torch %s has no attention over pages (2.12 has): slower, and without CUDA graphs",
+                "torch %s has no attention over pages (2.12 has): slower, pages are gathered first",
                 torch.__version__,
             )
-        paged = place.type == "cuda" and flash_pages() if paged is None else paged
+        paged = place.type == "cuda" if paged is None else paged
         memory = _free(place) if memory is None else memory
         store: Store = RowStore(memory)
         if paged:

@@ -1,14 +1,16 @@
 """Keys and values in pages of one pool: the store for CUDA.
 
 Attention of all sequences of a step is one call for each layer: `varlen_attn` (torch 2.12) reads
-pages by a block table, with grouped queries and sliding windows. Elsewhere a plain computation
-stands in for it, so that all but that one call is tested without a GPU.
+pages by a block table, with grouped queries and sliding windows. Elsewhere, on CPUs and with older
+torch on CUDA, a plain computation gathers the pages first, so that all but that one call is tested
+without a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from inspect import signature
 
 import torch
@@ -119,6 +121,7 @@ class PagedStep:
 
     slots: (tokens,) places in the pool. ends: (sequences + 1,), lengths: (sequences,) of all that
     is read, table: (sequences, pages). most, longest: bounds of tokens and of `lengths`.
+    parts: of each sequence its first token, the one behind its last, and its length.
     moved: begun pages that a segment goes on in its own.
     static: one token for each sequence; used again with other contents of the same tensors.
     """
@@ -130,8 +133,16 @@ class PagedStep:
     table: torch.Tensor
     most: int
     longest: int
+    parts: Sequence[tuple[int, int, int]] = ()
     moved: Sequence[tuple[int, int]] = ()
     static: bool = False
+
+    @cached_property
+    def writing(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the sequences with one token: the tokens, and the places of the sequences."""
+        found = [(part[0], n) for n, part in enumerate(self.parts) if part[1] - part[0] == 1]
+        at, rows = torch.tensor(found, dtype=torch.long).view(-1, 2).T.to(self.slots.device)
+        return at, rows
 
     def attend(
         self,
@@ -152,7 +163,9 @@ class PagedStep:
             keys[target], values[target] = keys[source], values[source]
         keys.flatten(0, 1)[self.slots] = own_keys
         values.flatten(0, 1)[self.slots] = own_values
-        attend = _flash if query.is_cuda else _plain_rows if self.static else _plain
+        attend = _plain_rows if self.static else _plain
+        if query.is_cuda and flash_pages():
+            attend = _flash
         return attend(self, query.transpose(0, 1), keys, values, scale, window)
 
 
@@ -184,10 +197,12 @@ def _flat(
         tensor(table, torch.int32),
         max(segment.count for segment in segments),
         max(lengths),
+        list(zip(ends, ends[1:], lengths, strict=False)),
         moved,
     )
 
 
+@cache
 def flash_pages() -> bool:
     """Whether this torch has attention that reads pages."""
     try:
@@ -205,7 +220,8 @@ def _flash(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Has not run on a GPU yet. What is said of its kernel is read from torch's sources.
+    """Has not run yet: the GPU that was at hand had torch 2.11. What is said of its kernel is read
+    from torch's sources.
 
     Several passes over the keys of one sequence (`num_splits`) write wrong rows where queries are
     packed (pytorch issue 194167). With one query for each sequence, grouped heads and no window,
@@ -244,22 +260,38 @@ def _plain(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """What `_flash` computes, (tokens, heads, dim), one sequence after another."""
-    made = []
-    for number, length in enumerate(step.lengths.tolist()):
-        own = query[step.ends[number] : step.ends[number + 1]]
-        pages = step.table[number, : -(-length // PAGE)]
-        key, value = (p[pages].flatten(0, 1)[:length].transpose(0, 1)[None] for p in (keys, values))
-        at = torch.arange(length - len(own), length, device=query.device)[:, None]
-        key_at = torch.arange(length, device=query.device)[None]
-        sees = key_at <= at
-        if window is not None:
-            sees &= key_at > at - window
-        one = scaled_dot_product_attention(
-            own.transpose(0, 1)[None], key, value, sees, scale=scale, enable_gqa=True
+    """What `_flash` computes, (tokens, heads, dim): those that write together, prompts one by one.
+
+    (32 streams that write beside one prompt took 0.1 s for each of 32 layers' loops otherwise.)
+    """
+    made = torch.empty_like(query)
+    at, rows = step.writing
+    if len(at):
+        made[at] = _gathered(
+            query[at], keys, values, step.table[rows], step.lengths[rows], scale, window
         )
-        made.append(one[0].transpose(0, 1))
-    return torch.cat(made)
+    group = query.shape[1] // keys.shape[2]
+    for number, (first, behind, length) in enumerate(step.parts):
+        if behind - first == 1:
+            continue
+        own = query[first:behind].transpose(0, 1)[None]
+        pages = step.table[number, : -(-length // PAGE)]
+        # repeated, since on CUDA grouped queries with a mask have slow kernels only
+        key, value = (
+            pool[pages].flatten(0, 1)[:length].transpose(0, 1)[None].repeat_interleave(group, 1)
+            for pool in (keys, values)
+        )
+        if window is None and behind - first == length:
+            one = scaled_dot_product_attention(own, key, value, is_causal=True, scale=scale)
+        else:
+            place = torch.arange(length + first - behind, length, device=query.device)[:, None]
+            key_at = torch.arange(length, device=query.device)[None]
+            sees = key_at <= place
+            if window is not None:
+                sees &= key_at > place - window
+            one = scaled_dot_product_attention(own, key, value, sees, scale=scale)
+        made[first:behind] = one[0].transpose(0, 1)
+    return made
 
 
 def _plain_rows(
@@ -270,13 +302,28 @@ def _plain_rows(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """The same for one query each, over whole tables: no shape depends on what is in a tensor."""
-    key, value = (pool[step.table].flatten(1, 2).transpose(1, 2) for pool in (keys, values))
-    at, length = torch.arange(key.shape[2], device=query.device), step.lengths[:, None]
+    """The same where each sequence has one query: no shape depends on what is in a tensor."""
+    return _gathered(query, keys, values, step.table, step.lengths, scale, window)
+
+
+def _gathered(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    table: torch.Tensor,
+    lengths: torch.Tensor,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """One query each, over whole tables.
+
+    The heads of a group stand where queries do, so that keys and values are not repeated.
+    """
+    key, value = (pool[table].flatten(1, 2).transpose(1, 2) for pool in (keys, values))
+    at, length = torch.arange(key.shape[2], device=query.device), lengths[:, None]
     sees = at < length
     if window is not None:
         sees &= at >= length - window
-    made = scaled_dot_product_attention(
-        query[:, :, None], key, value, sees[:, None, None], scale=scale, enable_gqa=True
-    )
-    return made[:, :, 0]
+    grouped = query.reshape(len(query), keys.shape[2], -1, query.shape[-1])
+    made = scaled_dot_product_attention(grouped, key, value, sees[:, None, None], scale=scale)
+    return made.flatten(1, 2)

@@ -13,7 +13,7 @@ from model_runner.transformers.batch import Row, Segment
 from model_runner.transformers.decode import Decoder
 from model_runner.transformers.graphs import GraphCapture
 from model_runner.transformers.model import Model
-from model_runner.transformers.pages import PAGE, PagedStore, flash_pages
+from model_runner.transformers.pages import PAGE, PagedStore
 from model_runner.transformers.runner import TransformersRunner
 from tests.support import tiny
 from tests.support.generations import ask, read, user
@@ -85,7 +85,6 @@ def _rows(model: Model, lengths: tuple[int, ...]) -> list[Row]:
     return rows
 
 
-@pytest.mark.skipif(not flash_pages(), reason="needs attention over pages")
 @pytest.mark.parametrize("window", [None, 64], ids=["whole", "window"])
 def test_replayed_graphs_say_what_flat_steps_say(
     window: int | None, caplog: pytest.LogCaptureFixture
@@ -116,8 +115,7 @@ def test_replayed_graphs_say_what_flat_steps_say(
     assert not caplog.records  # each was captured
 
 
-@pytest.mark.skipif(not flash_pages(), reason="needs attention over pages")
-def test_flash_over_pages_says_what_sdpa_says() -> None:
+def test_attention_over_pages_says_what_sdpa_says() -> None:
     """Prompts in pieces, in one batch with others; keys of several pages."""
     device = torch.device("cuda", torch.cuda.current_device())
     module = _made(device, None)
