@@ -105,7 +105,7 @@ class Choice:
                             yield event
                         if self.blocked:
                             break
-                if CONTENT in self._streams:
+                if CONTENT in self._streams and not self.blocked:
                     async for event in self._end(CONTENT):
                         yield event
             async for event in self._ends():
@@ -150,15 +150,18 @@ class Choice:
             yield event
 
     async def _ends(self) -> AsyncIterator[Event]:
-        """The tails: text first, then tool calls, each whole, and none if anything was blocked."""
+        """The tails: text first, then tool calls, each whole, and none once anything is blocked.
+
+        A block cuts the other channels short too: what they hold may be the beginning of what their
+        screens would have found, so that it must not leave as if the text ended there.
+        """
         ordered = sorted(self._streams.items(), key=lambda item: item[0].kind == "tool_call")
         for channel, stream in ordered:
-            is_call = channel.kind == "tool_call"
-            if is_call and self.blocked:
-                continue
+            if self.blocked:
+                return
             async for event in self._end(channel):
                 yield event
-            if is_call and not self.blocked:
+            if channel.kind == "tool_call" and not self.blocked:
                 try:
                     yield await self._call(channel, stream)
                 except _Blocked:

@@ -107,8 +107,13 @@ def with_texts(request: GenerateRequest, texts: Mapping[Place, str]) -> Generate
 
 
 def turns(request: GenerateRequest) -> tuple[Turn, ...]:
-    """The conversation as plain turns, oldest first."""
-    return tuple(Turn(m.role, m.content) for m in request.messages or ())
+    """The conversation as plain turns, oldest first; a turn's calls stand behind its content."""
+    return tuple(Turn(m.role, _said(m)) for m in request.messages or ())
+
+
+def _said(message: Message) -> str:
+    calls = [f"{call.name} {call.arguments}" for call in message.tool_calls]
+    return "\n".join([message.content, *calls] if message.content else calls)
 
 
 def preceding(request: GenerateRequest) -> str:

@@ -3,40 +3,112 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 Screened = Callable[[str], Awaitable[str]]
+
+#: JSON text in a string of JSON text, so often; what lies deeper is screened as text alone.
+DEEPEST = 4
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|([/"\\]))')
+
+
+class _Repeated(dict[str, Any]):
+    """An object that gives a key twice. Who reads it may take either value."""
+
+
+def canonical(text: str) -> str:
+    """JSON `text` without escapes that need not be, and each key once; other text as it is.
+
+    What a model reads and what filters see are the same then.
+    """
+    try:
+        value = _loads(text)
+    except (ValueError, RecursionError):
+        return text
+    written = _dumps(value)
+    return written if "\\" in text or _repeats(value) else text
 
 
 async def screened_json(text: str, released: str, screened: Screened) -> str:
     """JSON `text` with every string (keys too) and number in it put through `screened`.
 
     An escaped secret (`jean\\u0040example.org`) does not show in the text itself, and a redaction
-    there may cut an escape in two. What results is screened as a text once more.
-    released: `text` as its own screen released it; returned where `text` is no JSON (then nobody
-    will read strings out of it), or where what results would not pass.
+    there may cut an escape in two. JSON text in a string is read too, the strings of a list also as
+    one, and of a key that is given twice the last value counts and stays. What results is screened
+    as a text once more.
+    released: `text` as its own screen released it; returned where what results would not pass.
+        Where `text` is no JSON (cut short, say: some clients read that too), `released` with its
+        escapes undone is screened, and is returned without them if that changes anything.
     """
     try:
-        value = json.loads(text)
+        value = _loads(text)
     except (ValueError, RecursionError):
-        return released
-    new = await _walk(value, screened)
-    if new == value and released == text:
+        plain = _ESCAPE.sub(_unescaped, released)
+        shown = await screened(plain) if plain != released else plain
+        return released if shown == plain else shown
+    new = await _walk(value, screened, 0)
+    if new == value and released == text and not _repeats(value):
         return text
-    written = json.dumps(new, ensure_ascii=False)
+    written = _dumps(new)
     return written if await screened(written) == written else released
 
 
-async def _walk(value: Any, screened: Screened) -> Any:
-    if isinstance(value, str):
-        return await screened(value) if value else value
-    if isinstance(value, list):
-        return [await _walk(one, screened) for one in value]
+def _loads(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    return made if len(made) == len(pairs) else _Repeated(made)
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _repeats(value: Any) -> bool:
     if isinstance(value, dict):
-        return {await screened(k): await _walk(v, screened) for k, v in value.items()}
+        return isinstance(value, _Repeated) or any(map(_repeats, value.values()))
+    return isinstance(value, list) and any(map(_repeats, value))
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16)) if match[1] else match[2]
+
+
+async def _walk(value: Any, screened: Screened, depth: int) -> Any:
+    if isinstance(value, str):
+        return await _string(value, screened, depth) if value else value
+    if isinstance(value, list):
+        return await _list([await _walk(one, screened, depth) for one in value], screened)
+    if isinstance(value, dict):
+        return {await screened(k): await _walk(v, screened, depth) for k, v in value.items()}
     if isinstance(value, int | float) and not isinstance(value, bool):
         digits = json.dumps(value)
         shown = await screened(digits)
         return value if shown == digits else shown
     return value
+
+
+async def _string(value: str, screened: Screened, depth: int) -> str:
+    shown = await screened(value)
+    if depth < DEEPEST and value.lstrip()[:1] in ("{", "["):
+        try:
+            inner = _loads(value)
+        except (ValueError, RecursionError):
+            return shown
+        new = await _walk(inner, screened, depth + 1)
+        if new != inner or _repeats(inner):
+            return _dumps(new)
+    return shown
+
+
+async def _list(values: list[Any], screened: Screened) -> list[Any]:
+    """A secret that is split over a list's strings is cut out of all of them together."""
+    if len(values) < 2 or not all(isinstance(one, str) for one in values):
+        return values
+    joined = "".join(values)
+    shown = await screened(joined)
+    return values if shown == joined else [shown]

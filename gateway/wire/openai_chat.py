@@ -16,6 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from gateway.choice import Event
 from gateway.exchange import Exchange
 from gateway.filter_results import filter_results, hit_results
+from gateway.json_texts import canonical
 from gateway.wire.dialect import Dialect, Json, Strict, frame
 from gateway.wire.sampling import Sampled
 from model_runner.types import (
@@ -65,7 +66,8 @@ class MessageParam(Strict):
             content=content or self.refusal or "",
             name=self.name,
             tool_calls=tuple(
-                ToolCall(c.id, c.function.name, c.function.arguments) for c in self.tool_calls or ()
+                ToolCall(c.id, c.function.name, canonical(c.function.arguments))
+                for c in self.tool_calls or ()
             ),
             tool_call_id=self.tool_call_id,
         )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, Tag
 
+from gateway.json_texts import canonical
 from gateway.wire.dialect import Strict, by_type
 from model_runner.types import Message, ToolCall
 
@@ -100,7 +101,7 @@ def messages_of(items: Iterable[Item]) -> tuple[Message, ...]:
             case MessageItem():
                 said.append(Message(item.role, _joined(item.content)))
             case CallItem():
-                call = ToolCall(item.call_id, item.name, item.arguments)
+                call = ToolCall(item.call_id, item.name, canonical(item.arguments))
                 if not said or said[-1].role != "assistant":
                     said.append(Message("assistant", ""))
                 said[-1] = replace(said[-1], tool_calls=(*said[-1].tool_calls, call))

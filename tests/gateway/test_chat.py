@@ -91,7 +91,7 @@ async def test_a_banned_phrase_ends_one_choice_alone(redis: Redis) -> None:
         assert (
             await gateway.count(
                 "gardefou_decisions_total",
-                policy="default",
+                policy="patterns",
                 mode="enforce",
                 stage="output",
                 filter="banned",

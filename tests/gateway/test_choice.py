@@ -189,7 +189,8 @@ async def test_nothing_unvouched_leaves_by_any_way(
         rest = iter(whole_tokens)
         assert all(character in rest for character in sent.tokens)
         if not verdict.hits:
-            assert sent.tokens == text
+            assert text.startswith(sent.tokens)
+            assert sent.tokens == text or blocked  # a blocked call leaves what is held where it is
 
 
 def test_parts_of_a_code_point_leave_together() -> None:

@@ -38,7 +38,7 @@ async def test_without_keys_only_this_machine_is_served(redis: Redis) -> None:
 
 
 async def test_with_keys_a_key_is_needed_and_its_policy_holds(redis: Redis) -> None:
-    async with serving(ScriptedRunner.echo(), redis, policy=["default", "strict"]) as gateway:
+    async with serving(ScriptedRunner.echo(), redis, policy=["patterns", "strict"]) as gateway:
         record, secret = await gateway.keys.add("app", policy="strict")
         _, lost = await gateway.keys.add("lost", policy="gone")
         status, body, _ = await gateway.post(ask("?"))
