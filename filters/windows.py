@@ -14,8 +14,14 @@ import regex
 from filters.types import Span
 
 _END = regex.compile(r"""[.!?…]["'»”’)\]]*(?=\s)|[。！？]|\n""")
+_CLOSED = regex.compile(r"""(?:[.!?…]["'»”’)\]]*|[。！？])\s*\Z""")
 _CLAUSE = regex.compile(r"""[,;:–—]["'»”’)\]]*(?=\s)|[，；：、]""")
 _LAST_SPACE = regex.compile(r"(?r)\s")
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether closing punctuation stands at the end, behind which another sentence may begin."""
+    return _CLOSED.search(text) is not None
 
 
 class Windows:

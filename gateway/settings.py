@@ -174,8 +174,8 @@ class Settings(BaseModel):
     dtype: str | None = _field(None, "bfloat16, float16 or float32. Default: what fits the device.")
     policy: tuple[str, ...] = _field(
         ("default",),
-        "Policy file, or the name of a shipped one (default, strict). The first is for all keys"
-        " that name none; repeat the flag for more. Edits are taken up by themselves.",
+        "Policy file, or the name of a shipped one (default, strict, patterns). The first is for"
+        " all keys that name none; repeat the flag for more. Edits are taken up by themselves.",
     )
     filter: tuple[str, ...] = _field(
         (),

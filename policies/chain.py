@@ -18,7 +18,7 @@ STRIDE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A filter in a chain. `timeout`: seconds that one feed may take.
+    """A filter in a chain. `timeout`: seconds that a feed may take, for each STRIDE characters.
 
     gate: which findings of a filter that stands before it in the chain it is asked about.
     """
@@ -74,12 +74,13 @@ class _Lane:
             self.scan = self.link.filter.open(self._context)
         if self.link.filter.immediate:
             return await self.scan.feed(piece, final=final)
+        limit = self.link.timeout * max(1, -(-len(piece.text) // STRIDE))
         try:
-            async with asyncio.timeout(self.link.timeout):
+            async with asyncio.timeout(limit):
                 return await self.scan.feed(piece, final=final)
         except TimeoutError as error:
             name = self.link.filter.name
-            raise FilterTimeout(f"{name}: took more than {self.link.timeout} s") from error
+            raise FilterTimeout(f"{name}: took more than {limit:g} s") from error
 
     def _checked(self, progress: Progress, *, final: bool) -> Sequence[Finding]:
         name, before = self.link.filter.name, self._scanned

@@ -1,7 +1,7 @@
 """The built-in classifier's network: a small BERT encoder, two pools, one score per category.
 
 Encoder: Devlin et al. 2019 (BERT, post-norm, learned positions), at the size of MiniLM (Wang et al.
-2020): width 384, 12 heads, 3 layers. Head: mean and maximum over tokens, one hidden layer.
+2020): width 384, 12 heads, 6 layers. Head: mean and maximum over tokens, one hidden layer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Shape:
     vocabulary: int
     width: int = 384
     heads: int = 12
-    layers: int = 3
+    layers: int = 6
     inner: int = 1536
     positions: int = 256
     hidden: int = 256

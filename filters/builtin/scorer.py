@@ -21,7 +21,10 @@ _NEEDED = ("torch", "tokenizers", "safetensors")
 def missing() -> str | None:
     """Why the built-in classifier cannot run here, or None."""
     if lacking := [name for name in _NEEDED if find_spec(name) is None]:
-        return f"the built-in classifier needs {', '.join(lacking)}: install gardefou[local]"
+        return (
+            f"the built-in classifier needs {', '.join(lacking)}: install gardefou[local]"
+            " (the policy `patterns` does without)"
+        )
     if not (FOLDER / "classifier.safetensors").exists():
         return f"the built-in classifier's weights are not in {FOLDER}"
     return None

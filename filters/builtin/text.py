@@ -18,8 +18,14 @@ _SPELLED = regex.compile(
     rf"(?<![\p{{L}}\p{{N}}])[\p{{L}}{_LEET}](?P<s>[ .\-_*/|~·•])[\p{{L}}{_LEET}]"
     rf"(?:(?P=s)[\p{{L}}{_LEET}]){{1,40}}(?![\p{{L}}\p{{N}}])"
 )
-_WORD = regex.compile(rf"[\p{{L}}{_LEET}]*\p{{L}}[\p{{L}}{_LEET}]*")
-_RUN = regex.compile(r"(\p{L})\1{2,}")
+_WORD = regex.compile(rf"[\p{{L}}*{_LEET}]*\p{{L}}[\p{{L}}*{_LEET}]*")
+_RUN = regex.compile(r"(\p{L})\1*")
+_DRAWN_OUT = regex.compile(r"(\p{L})\1")
+#: Letters of a word that is looked up by those that are not hidden or not doubled: shorter ones
+#: are like too many others.
+_LEAST = 4
+#: Words of a text at most whose hidden letters are looked up; each takes a fraction of a ms.
+_HIDDEN = 64
 _DISGUISED = regex.compile(rf"[{_LEET}]\p{{L}}")
 _AS_LETTERS = (
     str.maketrans(_LEET, "oieastbasi"),
@@ -44,6 +50,12 @@ class Reader:
         self._tokenizer = Tokenizer(model)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
         self._longest = longest
+        whole = [w for w in vocabulary if w.isalpha() and len(w) >= _LEAST]
+        self._by_length: dict[int, list[str]] = {}
+        self._by_letters: dict[str, list[str]] = {}
+        for word in whole:
+            self._by_length.setdefault(len(word), []).append(word)
+            self._by_letters.setdefault(_RUN.sub(r"\1", word), []).append(word)
 
     @classmethod
     def from_file(cls, path: Path, *, longest: int = 256) -> Reader:
@@ -61,10 +73,33 @@ class Reader:
     def clean(self, text: str) -> str:
         """Fold, then undo disguises of single words where what comes out is a word we know.
 
-        Spelled (`i d i o t`), with digits or signs for letters (`1d!ot`), drawn out (`idioooot`).
+        Spelled (`i d i o t`), with digits or signs for letters (`1d!ot`), drawn out (`idioooot`,
+        `iddiot`), with letters hidden (`id*ot`).
         """
         text = _SPELLED.sub(lambda m: self._plain(m[0].replace(m["s"], "")) or m[0], fold(text))
-        return _WORD.sub(lambda m: self._plain(m[0]) or m[0], text)
+        left = _HIDDEN
+
+        def known(match: regex.Match[str]) -> str:
+            nonlocal left
+            word: str = match[0]
+            if "*" not in word:
+                return self._plain(word) or word
+            left -= 1
+            return (left >= 0 and self._uncovered(word)) or word
+
+        return _WORD.sub(known, text)
+
+    def _uncovered(self, word: str) -> str | None:
+        """The first word of the vocabulary, which is the most frequent, that has these letters."""
+        core = word.strip("*")
+        before, behind = word.partition(core)[::2]
+        for shape in dict.fromkeys((word, core)):
+            if len(shape) >= _LEAST and shape.count("*") <= len(shape) // 2 and "*" in shape:
+                pattern = regex.compile(regex.escape(shape).replace(r"\*", "."))
+                for known in self._by_length.get(len(shape), ()):
+                    if pattern.fullmatch(known):
+                        return known if shape == word else before + known + behind
+        return None
 
     def _plain(self, word: str) -> str | None:
         """The known word that `word` is or disguises, or None."""
@@ -72,9 +107,22 @@ class Reader:
         forms = [core]
         if _DISGUISED.search(core):
             forms += [core.translate(table) for table in _AS_LETTERS]
-        if _RUN.search(core):
-            forms += [_RUN.sub(kept, form) for form in list(forms) for kept in (r"\1", r"\1\1")]
         for form in forms:
             if len(form) > 2 and form in self._known:
                 return form + word[len(core) :]
+        for form in forms:
+            if _DRAWN_OUT.search(form) and (found := self._shortened(form)):
+                return found + word[len(core) :]
         return None
+
+    def _shortened(self, word: str) -> str | None:
+        """The longest known word of the same letters, none of them repeated more often."""
+        runs = [len(run[0]) for run in _RUN.finditer(word)]
+        fitting = [
+            known
+            for known in self._by_letters.get(_RUN.sub(r"\1", word), ())
+            if all(
+                len(run[0]) <= most for run, most in zip(_RUN.finditer(known), runs, strict=True)
+            )
+        ]
+        return max(fitting, key=len, default=None)

@@ -27,7 +27,7 @@ train.add_command(probe)
     "--base",
     type=_FOLDER,
     required=True,
-    help="Folder with the base encoder (model.onnx or model.safetensors, and vocab.txt), or with "
+    help="Folder with the base encoder (model.safetensors and vocab.txt), or with "
     "a classifier trained before.",
 )
 @click.option("--minutes", type=float, default=60.0, show_default=True, help="Time for the fit.")
@@ -42,6 +42,13 @@ train.add_command(probe)
     show_default=True,
     help="Fits from other seeds; the best of them ships, or their mean.",
 )
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of the base's weights in what ships, where the base is a classifier.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cuda: on a GPU.")
 @click.option("--bfloat16", is_flag=True, help="Products in bfloat16: quicker on some processors.")
 def classifier(
@@ -54,12 +61,15 @@ def classifier(
     workers: int,
     seed: int,
     members: int,
+    keep: float,
     device: str,
     bfloat16: bool,
 ) -> None:
     """Train the built-in classifier. Called again with the same --out, it goes on."""
     if device != "cpu" and workers > 1:
         raise click.UsageError("--workers are processes on CPUs: with --device there is one")
+    if keep and not (base / "classifier.safetensors").exists():
+        raise click.UsageError(f"--keep: in {base} there is no classifier.safetensors to keep of")
     steps = import_module("filters.builtin.training.job")
     with click.progressbar(length=1000, label="training", show_eta=False) as bar:
         stage, done = "", 0
@@ -73,7 +83,7 @@ def classifier(
             done = int(1000 * share)
 
         job = steps.Job(
-            data, out, base, minutes, french, made, seed, tell, bfloat16, device, members
+            data, out, base, minutes, french, made, seed, tell, bfloat16, device, members, keep
         )
         import_module("filters.builtin.training.run").train(job, workers=workers)
     click.echo(f"written to {out}")

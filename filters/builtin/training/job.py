@@ -47,6 +47,7 @@ class Job:
     minutes: time for the fit; `french`: for teaching French before it. made: pairs of generated
     rows. tell: told a stage's name and the share of it that is done. bfloat16: see `Plan`.
     device: as torch names it, where the network learns. members: fits that differ in chance alone.
+    keep: share of the weights that it began with in those that ship; see `run.finish`.
     """
 
     data: Path
@@ -60,6 +61,7 @@ class Job:
     bfloat16: bool = False
     device: str = "cpu"
     members: int = 1
+    keep: float = 0.0
 
     @property
     def work(self) -> Path:

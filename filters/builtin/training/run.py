@@ -142,7 +142,11 @@ def _keep_best(job: Job, model: Network, member: int) -> None:
 
 
 def finish(job: Job) -> None:
-    """Calibrate the fitted network and write weights, vocabulary, thresholds, card and plots."""
+    """Calibrate the fitted network and write weights, vocabulary, thresholds, card and plots.
+
+    With `job.keep` the weights are first averaged with those that the fit began with (WiSE-FT,
+    Wortsman et al. 2022): what was learnt anew costs less of what was known.
+    """
     job.tell("calibration", 0.0)
     held = Examples.load(job.work / "held.pt")
     model, rankings = _chosen(job, held)
@@ -189,7 +193,13 @@ def _chosen(job: Job, held: Examples) -> tuple[Network, dict[str, float]]:
         mean = {name: torch.stack([one[name] for one in every]).mean(0) for name in every[0]}
         model.load_state_dict(mean)
         weights["mean"], rankings["mean"] = mean, ranking(model, held)
-    model.load_state_dict(weights[max(rankings, key=lambda name: rankings[name])])
+    chosen = weights[max(rankings, key=lambda name: rankings[name])]
+    if job.keep:
+        began = network(job, "french.pt").cpu().state_dict()
+        chosen = {n: job.keep * began[n] + (1 - job.keep) * chosen[n].cpu() for n in chosen}
+    model.load_state_dict(chosen)
+    if job.keep:
+        rankings[f"with {job.keep:g} of the beginning"] = ranking(model, held)
     return model, rankings
 
 

@@ -122,7 +122,7 @@ def test_from_data_to_files_that_work(data: Path, base: Path, tmp_path: Path) ->
     assert (tmp_path / "classifier.safetensors").read_bytes() == before
     # And on from what was trained: with no time to learn it stays what it was.
     stages.clear()
-    train(Job(data, tmp_path / "on", tmp_path, 1e-9, 1.0, 40, 0, tell))
+    train(Job(data, tmp_path / "on", tmp_path, 1e-9, 1.0, 40, 0, tell, keep=0.5))
     assert "French" not in stages
     old, new = (read(folder / "classifier.safetensors") for folder in (tmp_path, tmp_path / "on"))
     assert torch.allclose(old["scores.weight"], new["scores.weight"], atol=1e-2)
