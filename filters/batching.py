@@ -242,6 +242,11 @@ class Batcher:
     def categories(self) -> Sequence[str]:
         return tuple(self._model.categories)
 
+    def load(self) -> None:
+        """Load a model that would else be loaded when the first text comes. Blocks."""
+        if (load := getattr(self._model, "load", None)) is not None:
+            load()
+
     async def score(self, texts: Sequence[str]) -> Sequence[Scores]:
         return await self._worker.rows(texts)
 

@@ -17,13 +17,8 @@ from filters.windows import Windows, ends_sentence
 
 @cache
 def built_in() -> Scorer:
-    """The classifier that ships, one for the process. Raises FilterConfigError if it cannot run.
-
-    It is loaded here, which takes seconds: the first text would overstep its time limit.
-    """
-    model = BuiltinModel()
-    model.load()
-    return Batcher(model, name=BUILT_IN)
+    """The classifier that ships, one for the process. Raises FilterConfigError if it cannot run."""
+    return Batcher(BuiltinModel(), name=BUILT_IN)
 
 
 class ClassifierFilter:
@@ -70,6 +65,8 @@ class ClassifierFilter:
         if scorer is None:
             known = ", ".join(sorted(resources.classifiers)) or "none is defined"
             raise FilterConfigError(f"no classifier {options!r} in the settings: {known}")
+        if isinstance(scorer, Batcher):
+            scorer.load()  # takes seconds, and the first text would overstep its time limit
         return cls(name, scorer)
 
     @property
