@@ -103,6 +103,7 @@ class Sequence:
         self._stops = StopScanner(spec.sampling.stop)
         self._banned: frozenset[int] = frozenset()  # until there is more than white space ...
         self._bans_from = 0  # ... in the text from here on
+        self._drawn: frozenset[int] = frozenset()  # there, in tries that were taken back
         self._sampled = 0
         self._probes: tuple[str, ...] = ()  # names
 
@@ -261,6 +262,10 @@ class Sequence:
         if len(ids) >= self._positions:
             raise BadRequest("text and note are longer than the model can read")
         kept = prefix.common(prefix.array(self.ids), prefix.array(ids))
+        if back.to != self._bans_from:
+            self._drawn = frozenset()
+        if back.banned and not piece:
+            self._drawn |= self._first_drawn(back.to)
         if back.prompt is not None:
             self.head = prefix.array(back.prompt)
         del self._tokens[bisect_right(self._tokens, back.to, key=_cut) :]
@@ -276,9 +281,20 @@ class Sequence:
             self._codec, [token.id for token in self._tokens] or self.prompt.primer
         )
         self._stops = StopScanner(self.spec.sampling.stop, seen=self._text)
-        self._banned, self._bans_from = back.banned, back.to
+        self._banned, self._bans_from = back.banned and back.banned | self._drawn, back.to
         self.finish_reason = None
         return kept
+
+    def _first_drawn(self, at: int) -> frozenset[int]:
+        """The token that began the text at `at`, white space left out.
+
+        A tokenizer may begin the same text with another one than the model did: bans by text alone
+        would let it write that text again.
+        """
+        for token in self._tokens[bisect_right(self._tokens, at, key=_cut) :]:
+            if self._codec.bytes_of(token.id).strip():
+                return frozenset({token.id})
+        return frozenset()
 
     def _cut(self, at: int) -> tuple[int, list[int]]:
         """Where to cut the context for text[:at], and the ids of a split token's first part."""

@@ -368,3 +368,15 @@ async def test_closing_lets_go_of_the_cache(plain: TransformersRunner) -> None:
     for generation in opened:
         assert isinstance(generation, LocalGeneration)
         assert generation._choice.row is None
+
+
+async def test_a_try_never_begins_as_one_that_was_taken_back(plain: TransformersRunner) -> None:
+    """Even greedy, and where the banned text would be cut into other tokens than it was."""
+    (generation,) = await plain.open(user("Hello", temperature=0.0, max_tokens=8))
+    begun = []
+    for _ in range(5):
+        answer = await read(generation)
+        begun.append(next(i for delta in answer.deltas for i in delta.token_ids))
+        await generation.rewind(0, ban=("\u2603",))  # of which nothing was written
+    assert len(set(begun)) == len(begun)
+    await generation.close()
