@@ -99,6 +99,12 @@ class Scheduler:
     # the step
 
     def step(self) -> None:
+        """One pass of the model, if there is something to do. Faults end with those they hit."""
+        _, error = attempt(self._step)
+        if error is not None:
+            self._broken(error)
+
+    def _step(self) -> None:
         self._sweep()
         self._admit()
         works = self._plan()
@@ -143,9 +149,11 @@ class Scheduler:
         works: list[Work] = []
         reading: list[Choice] = []
         for choice in list(self.running):
-            if choice.sequence.full:
-                self._tell(choice, choice.sequence.finish("length"))
-            elif self._began(choice):
+            began, error = attempt(partial(self._ready, choice))
+            if error is not None:
+                self.counts.faults += 1
+                self._fail(choice, error)
+            elif began:
                 if choice.unread == 1:
                     self._add(works, choice, 1, writes=True)
                 else:
@@ -154,6 +162,13 @@ class Scheduler:
         waiting = self._plan_scores(works)
         self._plan_reading(works, {c: len(c.sequence.ids) for c in reading} | waiting, writing)
         return works
+
+    def _ready(self, choice: Choice) -> bool:
+        """Whether there is something to compute for it. One that may write no more ends."""
+        if choice.sequence.full:
+            self._tell(choice, choice.sequence.finish("length"))
+            return False
+        return self._began(choice)
 
     def _plan_reading(
         self, works: list[Work], wanted: dict[Choice, int], writing: list[Choice]
@@ -410,6 +425,21 @@ class Scheduler:
         self.prefixes.clear()
         self.counts.rebuilt += 1
 
+    def _broken(self, error: RunnerError) -> None:
+        """A step failed outside the model's pass: whom it would have served fails, others go on."""
+        self.faults += 1
+        self.counts.faults += 1
+        for score in self.scores:
+            self._answer(score, error=error)
+        self.scores = []
+        for choice in list(self.running):
+            self._fail(choice, error)
+        for choice in list(self._holders):
+            choice.failed = True
+            self._drop(choice)
+        self.prefixes.clear()
+        self.counts.rebuilt += 1
+
     def _fail_work(self, work: Work, error: RunnerError) -> None:
         for score in work.scores:
             self._answer(score, error=error)
@@ -439,8 +469,13 @@ class Scheduler:
         """A choice is closed: keep its row as a prefix."""
         self._holders.pop(choice, None)
         row, choice.row = choice.row, None
-        if row is not None:
-            self.prefixes.keep(choice.owner, choice.sequence.ids[: row.length], row)
+        if row is None:
+            return
+        ids = choice.sequence.ids[: row.length]
+        _, error = attempt(partial(self.prefixes.keep, choice.owner, ids, row))
+        if error is not None:  # it is over anyway: only its room must not be lost
+            self.counts.faults += 1
+            self._store.free(row)
 
     def _drop(self, choice: Choice) -> None:
         self._holders.pop(choice, None)
