@@ -42,6 +42,7 @@ train.add_command(probe)
     show_default=True,
     help="Fits from other seeds; the best of them ships, or their mean.",
 )
+@click.option("--rate", default=1.0, show_default=True, help="Factor of the learning rates.")
 @click.option(
     "--keep",
     type=click.FloatRange(0, 1, max_open=True),
@@ -61,6 +62,7 @@ def classifier(
     workers: int,
     seed: int,
     members: int,
+    rate: float,
     keep: float,
     device: str,
     bfloat16: bool,
@@ -83,7 +85,19 @@ def classifier(
             done = int(1000 * share)
 
         job = steps.Job(
-            data, out, base, minutes, french, made, seed, tell, bfloat16, device, members, keep
+            data,
+            out,
+            base,
+            minutes,
+            french,
+            made,
+            seed,
+            tell,
+            bfloat16,
+            device,
+            members,
+            rate,
+            keep,
         )
         import_module("filters.builtin.training.run").train(job, workers=workers)
     click.echo(f"written to {out}")

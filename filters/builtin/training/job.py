@@ -48,6 +48,7 @@ class Job:
     rows. tell: told a stage's name and the share of it that is done. bfloat16: see `Plan`.
     device: as torch names it, where the network learns. members: fits that differ in chance alone.
     keep: share of the weights that it began with in those that ship; see `run.finish`.
+    rate: factor of the learning rates.
     """
 
     data: Path
@@ -61,6 +62,7 @@ class Job:
     bfloat16: bool = False
     device: str = "cpu"
     members: int = 1
+    rate: float = 1.0
     keep: float = 0.0
 
     @property

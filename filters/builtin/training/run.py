@@ -81,6 +81,8 @@ def _work(job: Job | dict[str, Any], member: int, rank: int, size: int, meeting:
         distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=size)
     torch.manual_seed(job.seed)  # the head begins alike everywhere, or weights have no mean
     plan = Plan(minutes=job.minutes, seed=job.seed + member, bfloat16=job.bfloat16)
+    tokens, trunk, head = (job.rate * rate for rate in plan.rates)
+    plan = replace(plan, rates=(tokens, trunk, head))
     if job.device != "cpu":
         plan = replace(plan, tokens=ON_A_GPU)
     rows = Examples.load(job.work / "examples.pt").rows[rank::size]
