@@ -238,7 +238,7 @@ def test_screen_and_policy_on_the_command_line(tmp_path: Path) -> None:
     assert [v["action"] for v in verdicts] == ["redact", "allow"]
     assert verdicts[0]["text"] == "Write to [EMAIL]"
     assert verdicts[0]["findings"][0]["start"] == 9
-    assert verdicts[0]["scores"] == {"email": 1.0}
+    assert verdicts[0]["scores"]["email"] == 1.0
     assert ended.returncode == 1
     assert ":2: expected a JSON object" in ended.stderr
     (tmp_path / "bad.yaml").write_text("policy: x\nfilters: {a: {regx: 1}}\n")

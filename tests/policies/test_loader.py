@@ -101,7 +101,7 @@ def test_all_problems_come_at_once() -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(PolicyInvalid, match="No such file.*default, strict"):
+    with pytest.raises(PolicyInvalid, match="No such file.*default, patterns, strict"):
         load(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes("policy: é".encode("latin-1"))
     with pytest.raises(PolicyInvalid, match="not UTF-8"):
