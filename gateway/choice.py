@@ -13,6 +13,7 @@ from filters.types import Context, Piece, Stage
 from gateway.json_texts import screened_json
 from gateway.judging import AnswerJudges
 from gateway.logprobs import HeldLogprobs
+from gateway.offsets import Offsets
 from gateway.revising import note
 from model_runner.errors import BadRequest
 from model_runner.types import (
@@ -36,7 +37,8 @@ class Event:
     """What one choice sends: text of a channel, or, last of all, why it ended.
 
     offsets: where in the channel's released text the text of each of `logprobs` begins.
-    signals, checked: what rules that signal found in text that left before, and how far they read.
+    signals, checked: what rules that signal found in text that left before, and how far they read,
+        by offsets in the channel's released text.
     """
 
     index: int
@@ -57,6 +59,7 @@ class _Stream:
     screen: StreamScreen
     asides: list[StreamScreen] = field(default_factory=list)  # of a call's id, name and strings
     logprobs: HeldLogprobs = field(default_factory=HeldLogprobs)
+    offsets: Offsets = field(default_factory=Offsets)
     tool: ToolHead | None = None
     said: list[str] = field(default_factory=list)  # beside the content: as the model wrote it
     waiting: list[str] = field(default_factory=list)  # and as its screen released them
@@ -233,10 +236,13 @@ class Choice:
         if event := self._event(channel, stream, step.release):
             yield event
         if step.signals:
-            yield Event(self.index, channel, signals=step.signals, checked=step.checked)
+            signals = tuple(map(stream.offsets.hit, step.signals))
+            checked = stream.offsets.checked(step.checked)
+            yield Event(self.index, channel, signals=signals, checked=checked)
 
     def _event(self, channel: Channel, stream: _Stream, release: Release) -> Event | None:
         logprobs = stream.logprobs.take(release)
+        stream.offsets.add(release)
         if channel.kind == "tool_call":
             stream.waiting.append(release.text)
             return None
