@@ -48,9 +48,14 @@ def streamed(client: openai.OpenAI, text: str, **more: Any) -> tuple[list[Any], 
 def test_it_streams_a_translation(client: openai.OpenAI) -> None:
     _, text, reason = streamed(client, "Translate to French: Good morning.")
     assert (text, reason) == ("Bonjour.", "stop")
-    chunks, text, reason = streamed(client, "Traduis en anglais : Où est la gare ?")
+    _, text, reason = streamed(client, "Traduis en anglais : Où est la gare ?")
     assert (text, reason) == ("Where is the train station?", "stop")
-    assert len(chunks) > 4
+    # The classifier reads sentences: each leaves as soon as it is read.
+    said = "the sky is blue. the cat sleeps. the train leaves at nine."
+    chunks, text, _ = streamed(client, f"Repeat after me: {said}")
+    assert text == said
+    pieces = [c.choices[0].delta.content for c in chunks if c.choices[0].delta.content]
+    assert len(pieces) >= 3
 
 
 def test_an_email_address_is_redacted_and_no_frame_has_a_piece_of_it(
@@ -177,7 +182,8 @@ def _checks(server: Server) -> dict[str, str]:
 
 def test_keys_added_while_it_serves(tmp_path: Path, demo: Server) -> None:
     # A gateway in front of a gateway: the upstream engine is the demo server.
-    with served(tmp_path, "--upstream", f"{demo.url}/v1") as server:
+    upstream = ("--upstream", f"{demo.url}/v1", "--policy", "patterns")
+    with served(tmp_path, *upstream) as server:
         data = ["--data", str(tmp_path / "data")]
         secret = run("keys", *data, "add", "my-app", "--rpm", "5", folder=tmp_path).stdout.strip()
         base = f"{server.url}/v1"

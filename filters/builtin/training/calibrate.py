@@ -14,6 +14,9 @@ from filters.builtin.categories import CATEGORIES
 #: False-positive rates that the card gives thresholds for.
 RATES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
+#: The logit of even odds.
+EVEN = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -61,6 +64,9 @@ def calibrate(
 ) -> Calibration:
     """The slope from all rows by temperature; the shift so that 0.5 is where `rates` want it.
 
+    But 0.5 is never below even odds: where ordinary texts lie far off, `rates` alone would take a
+    text for harmful that the network itself thinks more likely harmless.
+
     logits, known, targets: [texts, categories] of the calibration split; `known` is false where a
     label is missing. ordinary: logits of ordinary, harmless texts, by which the share of false
     alarms is measured. rates: that share, per category.
@@ -70,7 +76,7 @@ def calibrate(
         there = known[:, place]
         slope, _ = temperature(logits[there, place], (targets[there, place] >= 0.5).float())
         slopes.append(slope)
-        shifts.append(-slope * threshold(ordinary[:, place], rates[category]))
+        shifts.append(-slope * max(EVEN, threshold(ordinary[:, place], rates[category])))
     return Calibration(torch.tensor(slopes), torch.tensor(shifts))
 
 

@@ -206,6 +206,17 @@ def test_one_half_is_the_threshold() -> None:
     assert shift == pytest.approx(-4.5, rel=0.15)
 
 
+def test_one_half_is_never_below_even_odds() -> None:
+    """Ordinary texts that lie far off say nothing of what stands between them and harmful ones."""
+    torch.manual_seed(0)
+    targets = (torch.rand(400, len(CATEGORIES)) < 0.5).float()
+    logits = 10 * targets - 5 + torch.randn_like(targets)
+    rates = dict.fromkeys(CATEGORIES, 0.01)
+    known = torch.ones_like(targets, dtype=torch.bool)
+    made = calibrate(logits, known, targets, torch.randn(100, len(CATEGORIES)) - 20, rates)
+    assert made.scores(torch.zeros(1, len(CATEGORIES))) == pytest.approx(0.5)
+
+
 def test_reading_is_the_same_in_training_and_at_work() -> None:
     reader = Reader([*Reader.SPECIALS, "idiot"])
     assert reader(["1d1ot"]) == [[Reader.START, 4, Reader.END]]
