@@ -221,7 +221,8 @@ class Base64:
     """Shows what runs of at least 16 base64 characters say, and nothing else.
 
     Each four characters give three bytes, so a run is decoded as it grows; bytes that are no UTF-8
-    show as U+FFFD. Runs are set apart by line breaks.
+    show as U+FFFD. Runs are set apart by line breaks; a run may itself be wrapped into lines, as mail
+    and PEM have it.
     """
 
     least = 16
@@ -243,7 +244,7 @@ class Base64:
             if _BASE64.match(character):
                 self._run.add(character, start, end)
                 self._decode(out, last=False)
-            else:
+            elif not (self._decoding and character in "\r\n"):
                 self._end(out, start)
         if final and (self._run.starts or self._decoding):
             self._end(out, (self._run.ends or [0])[-1])

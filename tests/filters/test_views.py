@@ -66,6 +66,11 @@ def test_any_cut_shows_the_same(view: str, text: str, cuts: list[int]) -> None:
         ("base64", f"x {base64.b64encode(b'a bad word here').decode()} y", "a bad word here\n"),
         ("base64", f"{base64.b64encode('déjà vu encore'.encode()).decode()}.", "deja vu encore\n"),
         ("base64", "ordinary words only", ""),
+        (
+            "base64",
+            "YSBiYWQgd29yZCBo\r\nZXJlIGFuZCB0aGVy\nZQ==\nend",
+            "a bad word here and there\n",
+        ),
         ("percent", f"a {quote('bad é ')} b", "a bad e  b"),
     ],
 )
