@@ -221,8 +221,8 @@ class Base64:
     """Shows what runs of at least 16 base64 characters say, and nothing else.
 
     Each four characters give three bytes, so a run is decoded as it grows; bytes that are no UTF-8
-    show as U+FFFD. Runs are set apart by line breaks; a run may itself be wrapped into lines, as mail
-    and PEM have it.
+    show as U+FFFD. Runs are set apart by line breaks; a run may itself be wrapped into lines, as
+    mail and PEM have it.
     """
 
     least = 16
