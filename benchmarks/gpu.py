@@ -1,9 +1,10 @@
 """The engine on a GPU: speed of a model of Mistral 7B's shape. One command, figures of one run.
 
-    python -m benchmarks.gpu [--folder DIR] [--compile]
+    python -m benchmarks.gpu [--folder DIR] [--way NAME]...
 
-Makes a checkpoint with random weights in DIR (14.5 GB; kept if it is there). With and without CUDA
-graphs; `gateway ÷ engine` is the same answers streamed over HTTP, behind the policy `patterns`.
+Makes a checkpoint with random weights in DIR (14.5 GB; kept if it is there). As it is served, and
+without what makes steps quicker: `--way` picks. `gateway ÷ engine` is the same answers streamed
+over HTTP, behind the policy `patterns`.
 Runs on torch 2.11 and transformers 5.17 or later. `--tiny` tries it out anywhere, CPUs too.
 """
 
@@ -29,7 +30,6 @@ from benchmarks import random_model
 from benchmarks.engine import LABELS, request, tokens
 from gateway.embedded_redis import EmbeddedRedis
 from gateway.redis_connection import connect
-from model_runner.transformers.pages import flash_pages
 from model_runner.transformers.runner import TransformersRunner
 from model_runner.types import GenerateRequest, Message, Sampling
 from tests.support.gateway import Gateway, serving
@@ -158,6 +158,7 @@ async def measure(
         concurrency=128,
         queue=256,
         memory=(64 << 20) if tiny else (24 << 30),
+        progress=lambda what: print(f"  {what}", flush=True),
         **options,
     )
     with EmbeddedRedis() as redis:
@@ -182,6 +183,7 @@ async def _figures(
     for streams in (1, 8, 32) if tiny else (1, 8, 32, 128):
         await rate(engine, streams)  # graphs of this many are captured, compiled steps compiled
         alone = found[f"tokens/s, {streams} streams"] = await rate(engine, streams)
+        await rate(http, streams)  # connections are made, first texts screened
         found[f"gateway ÷ engine, {streams} streams"] = await rate(http, streams) / alone
     found["batch 1 ÷ (copy bandwidth ÷ weights)"] = found["tokens/s, 1 streams"] / (
         copied / weights
@@ -240,25 +242,19 @@ async def _score(runner: TransformersRunner) -> float:
     return statistics.median(times) / writing
 
 
-def ways(device: str, compiled: bool) -> dict[str, dict[str, Any]]:
-    """By name, what is compared."""
-    if device == "cuda" and not flash_pages():
-        print("this torch has no attention over pages (2.12 has): they are gathered first")
-    # elsewhere than on a GPU, steps go through the graphs' buffers without being captured
-    made = {
-        "graphs": {"paged": True, "graphs": True},
-        "no graphs": {"paged": True, "graphs": False},
-    }
-    if compiled:
-        made["graphs, compiled"] = {"paged": True, "graphs": True, "compile": True}
-    return made
+#: Elsewhere than on a GPU, steps go through the graphs' buffers without being captured.
+WAYS: dict[str, dict[str, Any]] = {
+    "compiled": {"paged": True, "graphs": True, "compile": True},
+    "graphs": {"paged": True, "graphs": True, "compile": False},
+    "eager": {"paged": True, "graphs": False, "compile": False},
+}
 
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), help="Default: a temporary one.")
 @click.option("--tiny", is_flag=True, help="A tiny shape, to try it out.")
-@click.option("--compile", "compiled", is_flag=True, help="Also with torch.compile.")
-def main(folder: Path | None, tiny: bool, compiled: bool) -> None:
+@click.option("--way", "asked", multiple=True, type=click.Choice(list(WAYS)), help="Default: all.")
+def main(folder: Path | None, tiny: bool, asked: tuple[str, ...]) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not tiny:
         raise click.UsageError("no GPU here; `--tiny` tries it out on the CPU")
@@ -270,7 +266,9 @@ def main(folder: Path | None, tiny: bool, compiled: bool) -> None:
         weights = sum(file.stat().st_size for file in ready.glob("*.safetensors"))
         print(f"weights: {weights / 1e9:.2f} GB, ready after {perf_counter() - began:.0f} s")
         columns = {}
-        for way, options in ways(device, compiled).items():
+        for way, options in WAYS.items():
+            if asked and way not in asked:
+                continue
             print(f"{way}, after {perf_counter() - began:.0f} s", flush=True)
             columns[way] = asyncio.run(measure(ready, device, weights, tiny=tiny, **options))
             gc.collect()  # weights and pages are in cycles: the next way needs their memory

@@ -206,11 +206,19 @@ class Settings(BaseModel):
         "GiB that the model's keys and values may take, those kept for the next turn included."
         " Default: 2, on a GPU four fifths of what is free beside the weights.",
     )
-    read_tokens: int = _field(512, "Tokens of prompts that the model reads in one step at most.")
+    read_tokens: int | None = _field(
+        None,
+        "Tokens of prompts that the model reads in one step at most. Default: 512, on a GPU 2048.",
+    )
     stall: float = _field(
         2.0,
         "How many times a usual step one may take that also reads prompts, while others write:"
         " more, and prompts are read sooner, and answers flow less evenly.",
+    )
+    compile: Literal["auto", "yes", "no"] = _field(
+        "auto",
+        "Whether steps that only write are compiled when the server starts, which takes up to a"
+        " minute and makes them about a quarter quicker. auto: on a GPU.",
     )
     judge_reserve: int = _field(
         0, "Tokens of the model's context that answers leave free for the questions of critiques."
@@ -243,8 +251,8 @@ class Settings(BaseModel):
 
     @field_validator("queue", "concurrency", "read_tokens", "judges")
     @classmethod
-    def _some(cls, value: int) -> int:
-        if value < 1:
+    def _some(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
             raise ValueError("1 or more")
         return value
 

@@ -12,9 +12,11 @@ with a larger one than it was captured with, it would leave keys out.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
+from subprocess import SubprocessError
 from typing import Any
 
 import numpy as np
@@ -22,17 +24,22 @@ import torch
 
 from model_runner.errors import Unavailable
 from model_runner.transformers.batch import Segment, Store
-from model_runner.transformers.pages import PAGE, PagedRow, PagedStep, PagedStore, flash_pages
+from model_runner.transformers.paged_attention import PAGE, PagedStep
+from model_runner.transformers.pages import PagedRow, PagedStore
 from model_runner.transformers.probe import Probes
 
 Made = tuple[torch.Tensor, dict[int, torch.Tensor]]  # logits, and states that probes read
 Run = Callable[[], Made]
 Capture = Callable[[Run], Run]
 
-#: Tokens: the least bound of lengths, and how many times that the next is. Flash attention reads
-#: what is used of a table; the plain way gathers all of it.
-SHORT, TIMES = (1024, 4) if flash_pages() else (PAGE, 2)
-EARLY = 8  # buckets up to so many sequences are captured at the start
+EARLY = 2  # of the bounds of lengths, buckets of the first so many are captured at the start
+
+#: What compilers and captures raise: those that torch.compile calls are programs of their own.
+FAULTS = (RuntimeError, OSError, SubprocessError)
+
+#: For `torch.compile`. Products with one row become reductions, as a compiler of few streams'
+#: steps needs them; sizes are symbols, so that one compilation serves all buckets but those of 1.
+OPTIONS: dict[str, Any] = {"coordinate_descent_tuning": True}
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +103,9 @@ class Inputs:
 class Decoder:
     """Of the engine thread only. rows: most sequences of a step. positions: most tokens of one.
 
-    capture: makes a run that can be replayed; see `graphs.GraphCapture`. One that fails is told in
-    the log, and buckets that are not captured by then are run flat.
+    capture: makes a run that can be replayed; see `graphs.GraphCapture`. compiled: the module once
+    more, made quicker, and tried first. What fails is told in the log and not tried again; without
+    either, buckets that are not captured by then are run flat.
     """
 
     def __init__(
@@ -109,24 +117,30 @@ class Decoder:
         rows: int,
         positions: int,
         probes: Probes | None = None,
+        compiled: Any | None = None,
     ) -> None:
-        self._module, self._store, self._probes = module, store, probes
-        self._capture: Capture | None = capture
+        self._store, self._probes, self._capture = store, probes, capture
+        self._modules = [module] if compiled is None else [compiled, module]
         self.rows = [*takewhile(lambda size: size < rows, sizes())]
         self.rows.append(next(size for size in sizes() if size >= rows))
         whole = -(-positions // PAGE) * PAGE
-        self.spans = [SHORT]
+        least, times = store.kernels.spans
+        self.spans = [least]
         while self.spans[-1] < whole:
-            self.spans.append(self.spans[-1] * TIMES)
+            self.spans.append(self.spans[-1] * times)
         self.spans[-1] = whole
         self._runs: dict[tuple[int, int], tuple[Inputs, Run]] = {}
 
     @torch.inference_mode()
     def prepare(self) -> None:
-        """Capture what is likely to be wanted first; larger ones first, since they share memory."""
-        for rows in reversed(self.rows):
-            if rows <= EARLY:
-                self._run_of(rows, self.spans[0])
+        """Capture what is likely to be wanted first; larger ones first, since they share memory.
+
+        Of compiled steps that is also every kind there is, since a step that is compiled while
+        answers are written stops them all.
+        """
+        for span in self.spans[:EARLY]:
+            for rows in reversed(self.rows):
+                self._run_of(rows, span)
 
     @torch.inference_mode()
     def run(self, segments: Sequence[Segment]) -> torch.Tensor | None:
@@ -147,24 +161,25 @@ class Decoder:
         return logits[: len(segments)].to(torch.float32, copy=True)  # the next step writes there
 
     def _run_of(self, rows: int, span: int) -> tuple[Inputs, Run] | None:
-        if (rows, span) not in self._runs and self._capture is not None:
+        while (rows, span) not in self._runs and self._modules:
             inputs = Inputs(self._store, rows, span)
             try:
-                run = self._capture(partial(self._pass, inputs))
-            except RuntimeError as error:
-                self._capture = None
+                run = self._capture(partial(self._pass, self._modules[0], inputs))
+            except FAULTS as error:
+                failed = self._modules.pop(0)
                 logger.warning(
-                    "no CUDA graph of %s for %d streams, nor any further one: %s",
-                    type(self._module).__name__,
+                    "no %s of %s for %d streams, nor any further one: %s",
+                    "compiled step" if self._modules else "CUDA graph",
+                    type(failed).__name__,
                     rows,
                     str(error).partition("\n")[0],
                 )
-                return None
-            self._runs[rows, span] = inputs, run
+            else:
+                self._runs[rows, span] = inputs, run
         return self._runs.get((rows, span))
 
-    def _pass(self, inputs: Inputs) -> Made:
-        made = self._module(
+    def _pass(self, module: Any, inputs: Inputs) -> Made:
+        made = module(
             input_ids=inputs.ids,
             position_ids=inputs.positions,
             use_cache=False,
@@ -190,12 +205,12 @@ def decoder(
     positions: int,
     probes: Probes | None = None,
     graphs: bool | None = None,
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> Decoder | None:
     """graphs: default on a GPU. Elsewhere such steps run through the same buffers, eagerly.
 
-    compiled: the module goes through torch.compile for these steps. Raises Unavailable if that or
-    graphs are asked for, but keys and values do not stand in pages.
+    compiled: the module goes through torch.compile for these steps; default with CUDA graphs.
+    Raises Unavailable if that or graphs are asked for, but keys and values do not stand in pages.
     """
     if not isinstance(store, PagedStore):
         if graphs or compiled:
@@ -215,8 +230,14 @@ def decoder(
         from model_runner.transformers.graphs import GraphCapture
 
         capture = GraphCapture(store.device)
-    ready: Any = torch.compile(module) if compiled else module
-    return Decoder(ready, store, capture, rows=rows, positions=positions, probes=probes)
+        compiled = compiled is not False
+    quick: Any = None
+    if compiled:
+        warnings.filterwarnings("ignore", "TensorFloat32", module="torch._inductor")
+        quick = torch.compile(module, dynamic=True, options=OPTIONS)
+    return Decoder(
+        module, store, capture, rows=rows, positions=positions, probes=probes, compiled=quick
+    )
 
 
 def _loops_over_experts(module: Any) -> bool:

@@ -32,13 +32,13 @@ class Limits:
     """concurrency: choices written at once. queue: choices that may wait for that.
 
     judges: texts that may be judged at once beside the choices.
-    read: prompt tokens a step may read. stall: how many times a usual step one that also reads
-    prompts may take, while others write.
+    read: prompt tokens a step may read; default 512, on a GPU 2,048. stall: how many times a usual
+    step one that also reads prompts may take, while others write.
     """
 
     concurrency: int = 16
     queue: int = 64
-    read: int = 512
+    read: int | None = None
     stall: float = 2.0
     judges: int = 256
 
@@ -48,7 +48,8 @@ class Engine:
         self._limits = limits
         self._handover = Handover()
         self._store = model.store
-        pace = Pace(most=limits.read, stall=limits.stall, even=even(model.module))
+        read = limits.read or (2048 if model.device.type == "cuda" else 512)
+        pace = Pace(most=read, stall=limits.stall, even=even(model.module))
         self.scheduler = Scheduler(model, self._handover, concurrency=limits.concurrency, pace=pace)
         self._jobs: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._work = threading.Event()

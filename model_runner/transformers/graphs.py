@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -32,11 +33,20 @@ class GraphCapture:
                     run()
             current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            # other threads (a classifier on the same GPU) may go on meanwhile
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
-            ):
-                made = run()
+            # `torch.cuda.graph` would collect garbage first, a second where much is loaded; here
+            # none is collected, since a graph that went while one is captured would break it
+            side.synchronize()
+            gc.disable()
+            try:
+                with torch.cuda.stream(side):
+                    # other threads (a classifier on the same GPU) may go on meanwhile
+                    graph.capture_begin(self._pool, capture_error_mode="thread_local")
+                    try:
+                        made = run()
+                    finally:
+                        graph.capture_end()
+            finally:
+                gc.enable()
             self._pool = self._pool or graph.pool()
 
         def replay() -> Made:

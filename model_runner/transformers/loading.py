@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +17,13 @@ from model_runner.transformers import mistral
 from model_runner.transformers.batch import Store
 from model_runner.transformers.codec import Codec
 from model_runner.transformers.half import slow_half, widen
+from model_runner.transformers.kernel_choice import Heads, kernels_for
 from model_runner.transformers.model import Model
-from model_runner.transformers.pages import PagedStore, flash_pages
+from model_runner.transformers.pages import PagedStore
 from model_runner.transformers.prompts import Prompts, TemplatePrompts
 from model_runner.transformers.rows import RowStore
 from model_runner.transformers.support import check_served
 from model_runner.transformers.weights import file_of, load_module
-
-logger = logging.getLogger(__name__)
 
 MEMORY = 2 << 30
 SHARE = 0.8  # the rest is for what a step computes
@@ -61,8 +59,7 @@ def load(
     """Blocks. device: default the GPU if there is one. dtype: default bfloat16 there, else float32.
 
     memory: bytes that keys and values may take; default 2 GiB, on a GPU four fifths of what is free
-    beside the weights. paged: whether in pages; default on a GPU whose
-    torch has attention for them.
+    beside the weights. paged: whether in pages; default on a GPU.
 
     Raises Unavailable if it is no model that can be served.
     """
@@ -77,16 +74,13 @@ def load(
         module = load_module(source, kind, place).eval()
         if place.type == "cpu" and kind is torch.bfloat16 and slow_half():
             widen(module)
-        if place.type == "cuda" and not flash_pages():
-            logger.warning(
-                "torch %s has no attention over pages (2.12 has): slower, pages are gathered first",
-                torch.__version__,
-            )
         paged = place.type == "cuda" if paged is None else paged
         memory = _free(place) if memory is None else memory
         store: Store = RowStore(memory)
         if paged:
-            store = PagedStore(memory, _token_bytes(module), place)
+            kernels = kernels_for(place, module.dtype, _heads(module))
+            progress(f"keys and values in pages, attention: {kernels.name}")
+            store = PagedStore(memory, _token_bytes(module), place, kernels)
         model = _model(module, place, codec, store)
         progress("first step")
         check_served(model)
@@ -103,12 +97,21 @@ def _free(device: torch.device) -> int:
     return int(free * SHARE)
 
 
+def _heads(module: Any) -> Heads:
+    config = module.config.get_text_config()
+    count = config.num_attention_heads
+    return Heads(
+        count=count,
+        kv=getattr(config, "num_key_value_heads", None) or count,
+        dim=getattr(config, "head_dim", None) or config.hidden_size // count,
+        window=getattr(config, "sliding_window", None),
+    )
+
+
 def _token_bytes(module: Any) -> int:
     """Of one token's keys and values in all layers."""
-    config = module.config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * width * module.dtype.itemsize)
+    heads, layers = _heads(module), module.config.get_text_config().num_hidden_layers
+    return int(2 * layers * heads.kv * heads.dim * module.dtype.itemsize)
 
 
 def _tokenizer(source: str) -> tuple[Codec, Prompts]:

@@ -50,7 +50,8 @@ class TransformersRunner:
     take (see `loading.load`), those of prefixes that are kept included. reserve: positions kept
     free for a judge.
     paged: keys and values in pages; default on a GPU. graphs: CUDA graphs of steps that only write;
-    default on a GPU. compile: those steps through torch.compile.
+    default on a GPU. compile: those steps through torch.compile;
+    default with CUDA graphs.
     probes: files of heads on hidden states, by name; see `probe.Probe`.
     progress: told what loading is at; called from another thread.
     """
@@ -64,14 +65,14 @@ class TransformersRunner:
         dtype: str | None = None,
         concurrency: int = Limits.concurrency,
         queue: int = Limits.queue,
-        read: int = Limits.read,
+        read: int | None = Limits.read,
         stall: float = Limits.stall,
         judges: int = Limits.judges,
         memory: int | None = None,
         reserve: int = 0,
         paged: bool | None = None,
         graphs: bool | None = None,
-        compile: bool = False,  # noqa: A002 - as transformers and torch call it
+        compile: bool | None = None,  # noqa: A002 - as transformers and torch call it
         probes: Mapping[str, Path] | None = None,
         progress: Progress = _silent,
     ) -> None:

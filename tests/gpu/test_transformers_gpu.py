@@ -12,8 +12,10 @@ from model_runner.transformers.attention import NAME
 from model_runner.transformers.batch import Row, Segment
 from model_runner.transformers.decode import Decoder
 from model_runner.transformers.graphs import GraphCapture
+from model_runner.transformers.kernel_choice import Heads, kernels_for
 from model_runner.transformers.model import Model
-from model_runner.transformers.pages import PAGE, PagedStore
+from model_runner.transformers.paged_attention import PAGE, PLAIN
+from model_runner.transformers.pages import PagedStore
 from model_runner.transformers.runner import TransformersRunner
 from tests.support import tiny
 from tests.support.generations import ask, read, user
@@ -75,6 +77,19 @@ def _made(device: torch.device, window: int | None) -> Any:
     return module.to(device, torch.bfloat16).eval()
 
 
+def _store(device: torch.device, window: int | None = None) -> PagedStore:
+    kernels = kernels_for(device, torch.bfloat16, Heads(8, 2, 32, window))
+    return PagedStore(64 * PAGE, 1, device, kernels)
+
+
+def test_better_kernels_than_the_plain_ones_are_used(caplog: pytest.LogCaptureFixture) -> None:
+    """With every torch that is supported; where it fails, the reason is in the log."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    kernels = kernels_for(device, torch.bfloat16, Heads(32, 8, 128, 4096))
+    assert kernels is not PLAIN
+    assert not caplog.records
+
+
 def _rows(model: Model, lengths: tuple[int, ...]) -> list[Row]:
     rows = []
     for number, length in enumerate(lengths):
@@ -92,7 +107,7 @@ def test_replayed_graphs_say_what_flat_steps_say(
     """Streams come and go between replays, and the longest needs keys split over passes."""
     device = torch.device("cuda", torch.cuda.current_device())
     module = _made(device, window)
-    stores = [PagedStore(64 * PAGE, 1, device) for _ in range(2)]
+    stores = [_store(device, window) for _ in range(2)]
     flat, graphed = (Model(module, device, 512, 4096, frozenset(), store) for store in stores)
     graphed = replace(
         graphed, decoder=Decoder(module, stores[1], GraphCapture(device), rows=8, positions=4096)
@@ -119,7 +134,7 @@ def test_attention_over_pages_says_what_sdpa_says() -> None:
     """Prompts in pieces, in one batch with others; keys of several pages."""
     device = torch.device("cuda", torch.cuda.current_device())
     module = _made(device, None)
-    store = PagedStore(64 * PAGE, 1, device)
+    store = _store(device)
     model = Model(module, device, 512, 4096, frozenset(), store)
     texts = [[(7 * n + i) % 512 for i in range(length)] for n, length in enumerate(LENGTHS)]
     rows: list[Row] = []

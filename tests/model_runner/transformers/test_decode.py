@@ -21,7 +21,8 @@ from model_runner.transformers.attention import NAME
 from model_runner.transformers.batch import Segment
 from model_runner.transformers.decode import Capture, Decoder, Run, decoder, eagerly, sizes
 from model_runner.transformers.model import Model
-from model_runner.transformers.pages import PAGE, PagedRow, PagedStore
+from model_runner.transformers.paged_attention import PAGE
+from model_runner.transformers.pages import PagedRow, PagedStore
 from model_runner.transformers.probe import Probe, Probes
 from model_runner.transformers.runner import TransformersRunner
 
@@ -120,7 +121,7 @@ def test_static_is_flat(window: int | None, capture: Capture) -> None:
     module = make(window=window)
     flat, static = model(module), model(module, capture=capture)
     assert static.decoder is not None
-    assert (static.decoder.rows, static.decoder.spans) == ([1, 2, 4, 8, 16], [1024, 1280])
+    assert (static.decoder.rows, static.decoder.spans) == ([1, 2, 4, 8, 16], [256, 512, 1024, 1280])
     for lengths in ([0], [PAGE, 0, PAGE - 1, 7, 1], [1100, 2]):
         same(flat, static, lengths)
 
@@ -210,6 +211,43 @@ def test_compiled_steps(module: Any) -> None:
     steps = Decoder(compiled, store, eagerly, rows=12, positions=POSITIONS)
     static = Model(module, CPU, 64, POSITIONS, frozenset(), store, decoder=steps)
     same(model(module), static, [3, 0, 255], steps=1)
+
+
+def test_a_compiler_that_fails_is_not_needed(module: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Which a machine without a C compiler has, say."""
+
+    def fails(**_: Any) -> Any:
+        raise FileNotFoundError("no gcc here\nmore of it")
+
+    store = PagedStore(64 * PAGE, 1, CPU)
+    steps = Decoder(module, store, traced, rows=12, positions=POSITIONS, compiled=fails)
+    static = Model(module, CPU, 64, POSITIONS, frozenset(), store, decoder=steps)
+    steps.prepare()
+    same(model(module), static, [3, 0, 255], steps=1)
+    (record,) = caplog.records
+    assert record.message == (
+        "no compiled step of function for 16 streams, nor any further one: no gcc here"
+    )
+
+
+def test_prepared_steps_are_not_made_again(module: Any) -> None:
+    made: list[Run] = []
+
+    def counted(run: Run) -> Run:
+        made.append(run)
+        return run
+
+    one = model(module, capture=counted)
+    assert one.decoder is not None
+    one.decoder.prepare()
+    count = len(made)
+    rows = rows_of(one, [1, 300, 40])
+    write(one, rows, 0)
+    write(one, rows[:1], 0)
+    assert len(made) == count == 2 * len(one.decoder.rows)
+    for row in rows_of(one, [600]):
+        write(one, [row], 0)
+    assert len(made) == count + 1
 
 
 def test_who_gets_a_decoder(module: Any) -> None:
