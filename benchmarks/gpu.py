@@ -245,8 +245,8 @@ async def _score(runner: TransformersRunner) -> float:
 #: Elsewhere than on a GPU, steps go through the graphs' buffers without being captured.
 WAYS: dict[str, dict[str, Any]] = {
     "compiled": {"paged": True, "graphs": True, "compile": True},
-    "graphs": {"paged": True, "graphs": True, "compile": False},
-    "eager": {"paged": True, "graphs": False, "compile": False},
+    "graphs": {"paged": True, "graphs": True},
+    "eager": {"paged": True, "graphs": False},
 }
 
 

@@ -70,7 +70,7 @@ def make_runner(settings: Settings, say: Say) -> ModelRunner:
         memory=None if settings.kv_gib is None else int(settings.kv_gib * 2**30),
         read=settings.read_tokens,
         stall=settings.stall,
-        compile={"auto": None, "yes": True, "no": False}[settings.compile],
+        compile=settings.compile == "yes",
         reserve=settings.judge_reserve,
         judges=settings.judges,
         probes=settings.probes,

@@ -215,10 +215,10 @@ class Settings(BaseModel):
         "How many times a usual step one may take that also reads prompts, while others write:"
         " more, and prompts are read sooner, and answers flow less evenly.",
     )
-    compile: Literal["auto", "yes", "no"] = _field(
-        "auto",
-        "Whether steps that only write are compiled when the server starts, which takes up to a"
-        " minute and makes them about a quarter quicker. auto: on a GPU.",
+    compile: Literal["no", "yes"] = _field(
+        "no",
+        "Compile the steps that only write when the server starts, which makes them about a quarter"
+        " quicker on a GPU; the start takes a minute longer.",
     )
     judge_reserve: int = _field(
         0, "Tokens of the model's context that answers leave free for the questions of critiques."

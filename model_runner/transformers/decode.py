@@ -37,10 +37,6 @@ EARLY = 2  # of the bounds of lengths, buckets of the first so many are captured
 #: What compilers and captures raise: those that torch.compile calls are programs of their own.
 FAULTS = (RuntimeError, OSError, SubprocessError)
 
-#: For `torch.compile`. Products with one row become reductions, as a compiler of few streams'
-#: steps needs them; sizes are symbols, so that one compilation serves all buckets but those of 1.
-OPTIONS: dict[str, Any] = {"coordinate_descent_tuning": True}
-
 logger = logging.getLogger(__name__)
 
 
@@ -135,8 +131,7 @@ class Decoder:
     def prepare(self) -> None:
         """Capture what is likely to be wanted first; larger ones first, since they share memory.
 
-        Of compiled steps that is also every kind there is, since a step that is compiled while
-        answers are written stops them all.
+        What is captured, and above all compiled, while answers are written stops them all.
         """
         for span in self.spans[:EARLY]:
             for rows in reversed(self.rows):
@@ -205,11 +200,11 @@ def decoder(
     positions: int,
     probes: Probes | None = None,
     graphs: bool | None = None,
-    compiled: bool | None = None,
+    compiled: bool = False,
 ) -> Decoder | None:
     """graphs: default on a GPU. Elsewhere such steps run through the same buffers, eagerly.
 
-    compiled: the module goes through torch.compile for these steps; default with CUDA graphs.
+    compiled: the module goes through torch.compile for these steps.
     Raises Unavailable if that or graphs are asked for, but keys and values do not stand in pages.
     """
     if not isinstance(store, PagedStore):
@@ -230,11 +225,11 @@ def decoder(
         from model_runner.transformers.graphs import GraphCapture
 
         capture = GraphCapture(store.device)
-        compiled = compiled is not False
     quick: Any = None
     if compiled:
         warnings.filterwarnings("ignore", "TensorFloat32", module="torch._inductor")
-        quick = torch.compile(module, dynamic=True, options=OPTIONS)
+        # without tuning: to time a kernel that writes into the pages, a tuner copies all of them
+        quick = torch.compile(module)
     return Decoder(
         module, store, capture, rows=rows, positions=positions, probes=probes, compiled=quick
     )

@@ -50,8 +50,7 @@ class TransformersRunner:
     take (see `loading.load`), those of prefixes that are kept included. reserve: positions kept
     free for a judge.
     paged: keys and values in pages; default on a GPU. graphs: CUDA graphs of steps that only write;
-    default on a GPU. compile: those steps through torch.compile;
-    default with CUDA graphs.
+    default on a GPU. compile: those steps through torch.compile.
     probes: files of heads on hidden states, by name; see `probe.Probe`.
     progress: told what loading is at; called from another thread.
     """
@@ -72,7 +71,7 @@ class TransformersRunner:
         reserve: int = 0,
         paged: bool | None = None,
         graphs: bool | None = None,
-        compile: bool | None = None,  # noqa: A002 - as transformers and torch call it
+        compile: bool = False,  # noqa: A002 - as transformers and torch call it
         probes: Mapping[str, Path] | None = None,
         progress: Progress = _silent,
     ) -> None:

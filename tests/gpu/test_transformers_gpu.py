@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from model_runner.transformers.attention import NAME
 from model_runner.transformers.batch import Row, Segment
-from model_runner.transformers.decode import Decoder
-from model_runner.transformers.graphs import GraphCapture
+from model_runner.transformers.decode import decoder
 from model_runner.transformers.kernel_choice import Heads, kernels_for
 from model_runner.transformers.model import Model
 from model_runner.transformers.paged_attention import PAGE, PLAIN
@@ -100,18 +99,18 @@ def _rows(model: Model, lengths: tuple[int, ...]) -> list[Row]:
     return rows
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
 @pytest.mark.parametrize("window", [None, 64], ids=["whole", "window"])
 def test_replayed_graphs_say_what_flat_steps_say(
-    window: int | None, caplog: pytest.LogCaptureFixture
+    window: int | None, compiled: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Streams come and go between replays, and the longest needs keys split over passes."""
     device = torch.device("cuda", torch.cuda.current_device())
     module = _made(device, window)
     stores = [_store(device, window) for _ in range(2)]
     flat, graphed = (Model(module, device, 512, 4096, frozenset(), store) for store in stores)
-    graphed = replace(
-        graphed, decoder=Decoder(module, stores[1], GraphCapture(device), rows=8, positions=4096)
-    )
+    steps = decoder(module, stores[1], rows=8, positions=4096, compiled=compiled)
+    graphed = replace(graphed, decoder=steps)
     one, other = _rows(flat, LENGTHS), _rows(graphed, LENGTHS)
     assert graphed.decoder is not None
     graphed.decoder.prepare()
