@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from filters.errors import FilterConfigError
 from filters.types import Context, Filter, Finding, Piece, Progress, Scan, Scope, Span
-from filters.views import GROUPS, VIEWS, fold, open_view
+from filters.views import GROUPS, VIEWS, Chars, Steps, View, fold, open_view
 
 #: Where an entry stands in a filter's options: its category, and its number if there are several.
 Place = tuple[str | int, ...]
@@ -32,7 +32,11 @@ class ViewedFilter:
             raise FilterConfigError("a critique reads the text itself; it takes no `views`")
 
     def open(self, context: Context) -> ViewedScan:
-        return ViewedScan(self.name, {v: made.open(context) for v, made in self.inner.items()})
+        views = []
+        for name, made in self.inner.items():
+            view = open_view(name)
+            views.append((view, [_Lane(view, way, made.open(context)) for way in view.ways]))
+        return ViewedScan(self.name, views)
 
 
 class Shown:
@@ -170,16 +174,20 @@ def _folded(options: object, *, stretch: bool) -> object:
 
 
 class ViewedScan:
-    def __init__(self, name: str, scans: Mapping[str, Scan]) -> None:
+    def __init__(self, name: str, views: Sequence[tuple[View, Sequence[_Lane]]]) -> None:
         self._name = name
-        self._lanes = [_Lane(view, scan) for view, scan in scans.items()]
+        self._views = views
+        self._lanes = [lane for _, lanes in views for lane in lanes]
         self._reported: set[tuple[str, Span]] = set()
 
     async def feed(self, piece: Piece, *, final: bool) -> Progress:
         findings: list[Finding] = []
-        for lane in self._lanes:
+        for view, lanes in self._views:
             for part, last in _parts(piece.text):
-                findings += await lane.feed(part, final=final and last)
+                chars = view.feed(part, final=final and last)
+                if chars.text or (final and last):  # a view of base64 mostly shows nothing
+                    for lane in lanes:
+                        findings += await lane.feed(chars, final=final and last)
         settled = min(lane.settled for lane in self._lanes)
         fresh = []
         for finding in sorted(findings, key=lambda f: (f.span, f.category)):
@@ -203,34 +211,45 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
 
 
 class _Lane:
-    """One view, and the scan that reads it."""
+    """One way of a view, and the scan that reads it."""
 
-    def __init__(self, view: str, scan: Scan) -> None:
+    def __init__(self, view: View, way: Steps, scan: Scan) -> None:
         self.scan = scan
-        self.settled = 0  # in the original
-        self._view = open_view(view)
-        self._starts: list[int] = []  # of the view's characters from offset `_base` on
+        self._view, self._way = view, way
+        self._place = 0  # what the scan vouches for, of what is shown, from offset `_base` on
+        self._starts: list[int] = []  # of the characters shown, from offset `_base` on
         self._ends: list[int] = []
         self._base = 0
 
-    async def feed(self, text: str, *, final: bool) -> Sequence[Finding]:
-        chars = self._view.feed(text, final=final)
-        self._starts += chars.starts
-        self._ends += chars.ends
+    @property
+    def settled(self) -> int:
+        """In the original."""
+        return self._start(self._place)
+
+    async def feed(self, chars: Chars, *, final: bool) -> Sequence[Finding]:
+        shown = self._way.feed(chars, final=final)
+        if not shown.text and not final:
+            return ()
+        self._starts += shown.starts
+        self._ends += shown.ends
         # The engine's signals are about the text itself, not about a view of it.
-        step = await self.scan.feed(Piece(chars.text), final=final)
+        step = await self.scan.feed(Piece(shown.text), final=final)
         findings = [replace(f, span=self._original(f.span)) for f in step.findings]
-        place = step.settled - self._base
-        self.settled = self._starts[place] if place < len(self._starts) else self._view.frontier
-        self._forget(place)
+        self._place = step.settled - self._base
+        self._forget()
         return findings
+
+    def _start(self, place: int) -> int:
+        known = self._starts
+        return known[place] if place < len(known) else self._view.frontier(self._way)
 
     def _original(self, span: Span) -> Span:
         first, last = span.start - self._base, span.end - self._base - 1
-        start = self._starts[first] if first < len(self._starts) else self._view.frontier
+        start = self._start(first)
         return Span(start, max(start, self._ends[last] if last >= first else start))
 
-    def _forget(self, settled: int) -> None:
-        if settled > 4096:
-            del self._starts[:settled], self._ends[:settled]
-            self._base += settled
+    def _forget(self) -> None:
+        if self._place > 4096:
+            del self._starts[: self._place], self._ends[: self._place]
+            self._base += self._place
+            self._place = 0

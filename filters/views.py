@@ -3,16 +3,17 @@
 A view is a row of steps, each a function of the text alone that works as the text grows. A step
 takes characters, each with the span of the original that it stands for, and gives others; it holds
 what it cannot decide yet. So a filter that reads a view is streamed exactly as one that reads the
-text itself, and what it finds is cut from the original to the letter.
+text itself, and what it finds is cut from the original to the letter. What can be read in several
+ways (base64, which may begin at any letter) is several rows under one name, behind a shared one.
 """
 
 from __future__ import annotations
 
 import base64
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Protocol
 
 import regex
@@ -39,6 +40,10 @@ class Chars:
         self.text, self.starts, self.ends = self.text[size:], self.starts[size:], self.ends[size:]
         return taken
 
+    def part(self, start: int, end: int) -> Chars:
+        """A copy of the characters `[start, end)`."""
+        return Chars(self.text[start:end], self.starts[start:end], self.ends[start:end])
+
     def extend(self, other: Chars) -> None:
         self.text += other.text
         self.starts += other.starts
@@ -56,6 +61,9 @@ class Step(Protocol):
     def held(self) -> int | None:
         """Where in the original the first character that is held begins; None if none is."""
         ...
+
+
+Row = tuple[Callable[[], Step], ...]
 
 
 class Each:
@@ -124,27 +132,42 @@ class Rewrite:
         return out
 
 
-class View:
-    """One text seen through a row of steps."""
+class Steps:
+    """A row of steps as one."""
 
-    def __init__(self, steps: Iterable[Step]) -> None:
-        self._steps = tuple(steps)
+    def __init__(self, row: Row) -> None:
+        self._steps = [make() for make in row]
+        self.held: int | None = None
+
+    def feed(self, chars: Chars, *, final: bool) -> Chars:
+        for step in self._steps:
+            if not chars.text and not final:
+                break
+            chars = step.feed(chars, final=final)
+        held = (step.held for step in self._steps)
+        self.held = min((h for h in held if h is not None), default=None)
+        return chars
+
+
+class View:
+    """One text seen through the steps of a view, in each of its ways."""
+
+    def __init__(self, shared: Row, ways: Sequence[Row]) -> None:
+        self._shared = Steps(shared)
+        self.ways = [Steps(way) for way in ways]
         self._length = 0
 
     def feed(self, text: str, *, final: bool) -> Chars:
-        """The view's characters that are decided now."""
+        """What the ways are to be fed now, if it is anything, or final."""
         begin, self._length = self._length, self._length + len(text)
         places = list(range(begin, self._length + 1))
-        chars = Chars(text, places[:-1], places[1:])
-        for step in self._steps:
-            chars = step.feed(chars, final=final)
-        return chars
+        return self._shared.feed(Chars(text, places[:-1], places[1:]), final=final)
 
-    @property
-    def frontier(self) -> int:
-        """Offset in the original: no character of the view still to come begins before it."""
-        held = [step.held for step in self._steps]
-        return min((h for h in held if h is not None), default=self._length)
+    def frontier(self, way: Steps) -> int:
+        """Offset in the original: no character that this way will yet show begins before it."""
+        # What a way holds came before what the shared steps hold.
+        held = self._shared.held if way.held is None else way.held
+        return self._length if held is None else held
 
 
 # ---- steps ---------------------------------------------------------------------------------------
@@ -214,56 +237,94 @@ def _squeezed(chars: Chars) -> Chars:
     return Chars(chars.text[:1], chars.starts[:1], chars.ends[-1:])
 
 
-_BASE64 = regex.compile(r"[A-Za-z0-9+/_-]")
+_RUN = regex.compile(r"(?P<in>[A-Za-z0-9+/_-]+)|[^A-Za-z0-9+/_-]+")
 
 
-class Base64:
-    """Shows what runs of at least 16 base64 characters say, and nothing else.
+class Runs:
+    """Shows runs of at least 16 base64 characters, a line break behind each, and nothing else.
 
-    Each four characters give three bytes, so a run is decoded as it grows; bytes that are no UTF-8
-    show as U+FFFD. Runs are set apart by line breaks; a run may itself be wrapped into lines, as
-    mail and PEM have it.
+    A run may be wrapped into lines, as mail and PEM have it; these show as one.
     """
 
     least = 16
 
     def __init__(self) -> None:
-        self._run = Chars()
-        self._decoding = False
+        self._start = Chars()  # of a run that may yet be too short
+        self._inside = False
+        self._edge = 0  # end of what was fed, in the original
+
+    @property
+    def held(self) -> int | None:
+        return self._start.starts[0] if self._start.starts else None
+
+    def feed(self, chars: Chars, *, final: bool) -> Chars:
+        out = Chars()
+        for token in _RUN.finditer(chars.text):
+            at, end = token.span()
+            if token["in"]:
+                self._start.extend(chars.part(at, end))
+                self._inside = self._inside or len(self._start.text) >= self.least
+                if self._inside:
+                    out.extend(self._start.take(len(self._start.text)))
+                continue
+            if self._inside:
+                at = next((n for n in range(at, end) if chars.text[n] not in "\r\n"), end)
+            if at < end:
+                self._end(out, chars.starts[at])
+        self._edge = chars.ends[-1] if chars.ends else self._edge
+        if final:
+            self._end(out, self._edge)
+        return out
+
+    def _end(self, out: Chars, at: int) -> None:
+        if self._inside:
+            out.add("\n", at, at)
+        self._start, self._inside = Chars(), False
+
+
+class Base64:
+    """Shows what `Runs` say, and their line breaks.
+
+    Each four characters give three bytes, so a run is decoded as it grows, whatever its length;
+    bytes that are no UTF-8 show as U+FFFD.
+
+    skip: characters left out at the start of each run, which may be those of a word before it.
+    """
+
+    def __init__(self, skip: int) -> None:
+        self._skip = self._left = skip
+        self._group = Chars()
         self._bytes: list[tuple[int, int, int]] = []  # byte, start, end
 
     @property
     def held(self) -> int | None:
         if self._bytes:
             return self._bytes[0][1]
-        return self._run.starts[0] if self._run.starts else None
+        return self._group.starts[0] if self._group.starts else None
 
-    def feed(self, chars: Chars, *, final: bool) -> Chars:
-        out = Chars()
-        for character, start, end in zip(chars.text, chars.starts, chars.ends, strict=True):
-            if _BASE64.match(character):
-                self._run.add(character, start, end)
-                self._decode(out, last=False)
-            elif not (self._decoding and character in "\r\n"):
-                self._end(out, start)
-        if final and (self._run.starts or self._decoding):
-            self._end(out, (self._run.ends or [0])[-1])
+    def feed(self, chars: Chars, *, final: bool) -> Chars:  # noqa: ARG002 - runs end in a line break
+        out, end = Chars(), -1
+        for run in chars.text.split("\n"):
+            at, end = end + 1, end + 1 + len(run)
+            if at:
+                self._decode(out, last=True)
+                out.extend(chars.part(at - 1, at))
+                self._left = self._skip
+            skipped = min(self._left, len(run))
+            self._left -= skipped
+            self._group.extend(chars.part(at + skipped, end))
+            self._decode(out, last=False)
         return out
 
     def _decode(self, out: Chars, *, last: bool) -> None:
-        self._decoding = self._decoding or len(self._run.text) >= self.least
-        while self._decoding and (len(self._run.text) >= 4 or (last and len(self._run.text) > 1)):
-            group = self._run.take(min(4, len(self._run.text)))
-            plain = group.text.replace("-", "+").replace("_", "/")
-            for byte in base64.b64decode(plain + "=" * (-len(plain) % 4)):
-                self._bytes.append((byte, group.starts[0], group.ends[-1]))
+        group = self._group
+        while len(group.text) >= 4 or (last and group.text):
+            four = group.take(min(4, len(group.text)))
+            if len(four.text) > 1:
+                plain = four.text.replace("-", "+").replace("_", "/")
+                for byte in base64.b64decode(plain + "=" * (-len(plain) % 4)):
+                    self._bytes.append((byte, four.starts[0], four.ends[-1]))
         self._show(out, last=last)
-
-    def _end(self, out: Chars, at: int) -> None:
-        if self._decoding:
-            self._decode(out, last=True)
-            out.add("\n", max(at, out.starts[-1] if out.starts else at), at)
-        self._run, self._decoding = Chars(), False
 
     def _show(self, out: Chars, *, last: bool) -> None:
         """Show the bytes as UTF-8, a character as soon as it is whole."""
@@ -318,20 +379,25 @@ def _leet(table: Mapping[str, str]) -> Callable[[], Step]:
 
 
 _JOINED = _rewrite(_SPELLED, _letters)
-_DECODED = (Base64, _rewrite(_PERCENT, _percent))
+_BASE64: tuple[Callable[[], Step], ...] = tuple(partial(Base64, skip) for skip in range(4))
+_ONE_WAY: tuple[Row, ...] = ((),)
 
-#: Steps of each view, by its name in a policy. In `stretched` the terms are, not the text.
-VIEWS: Mapping[str, tuple[Callable[[], Step], ...]] = {
-    "plain": (),
-    "fold": (_fold,),
-    "leet": (_fold, _leet(_LEET)),
-    "leet-l": (_fold, _leet(_LEET_L)),
-    "joined": (_fold, _leet(_LEET), _JOINED),
-    "squeezed": (_fold, _leet(_LEET), _JOINED, _rewrite(_REPEATED, _squeezed)),
-    "stretched": (_fold, _leet(_LEET), _JOINED),
-    "base64": (Base64, _fold),
-    "base64-twice": (Base64, Base64, _fold),
-    "percent": (_rewrite(_PERCENT, _percent), _fold),
+#: Steps of each view, by its name in a policy: those that its ways share, and those of each way.
+#: In `stretched` the terms are, not the text.
+VIEWS: Mapping[str, tuple[Row, tuple[Row, ...]]] = {
+    "plain": ((), _ONE_WAY),
+    "fold": ((_fold,), _ONE_WAY),
+    "leet": ((_fold, _leet(_LEET)), _ONE_WAY),
+    "leet-l": ((_fold, _leet(_LEET_L)), _ONE_WAY),
+    "joined": ((_fold, _leet(_LEET), _JOINED), _ONE_WAY),
+    "squeezed": ((_fold, _leet(_LEET), _JOINED, _rewrite(_REPEATED, _squeezed)), _ONE_WAY),
+    "stretched": ((_fold, _leet(_LEET), _JOINED), _ONE_WAY),
+    "base64": ((Runs,), tuple((outer, _fold) for outer in _BASE64)),
+    "base64-twice": (
+        (Runs,),
+        tuple((outer, Runs, inner, _fold) for outer in _BASE64 for inner in _BASE64),
+    ),
+    "percent": ((_rewrite(_PERCENT, _percent), _fold), _ONE_WAY),
 }
 #: Names that stand for several views.
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -342,4 +408,4 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 def open_view(name: str) -> View:
     """The view of that name, for one text."""
-    return View(make() for make in VIEWS[name])
+    return View(*VIEWS[name])

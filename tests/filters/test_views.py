@@ -26,28 +26,34 @@ PIECES = st.sampled_from([*"abcxyz .-_1!@0", *WORDS, *CODED])
 TEXTS = st.lists(PIECES, max_size=25).map("".join)
 
 
-def see(view: str, text: str, cuts: Sequence[int] = ()) -> Chars:
-    """What a view shows of `text` fed in pieces; checks what it promises on the way."""
-    opened = open_view(view)
+def see(name: str, text: str, cuts: Sequence[int] = (), number: int = 0) -> Chars:
+    """What a way of a view shows of `text` fed in pieces; checks what it promises on the way."""
+    view = open_view(name)
+    way = view.ways[number]
     seen = Chars()
     edges = [0, *cuts, len(text)]
     frontier = 0
-    for number, (start, end) in enumerate(pairwise(edges)):
-        chars = opened.feed(text[start:end], final=number == len(edges) - 2)
+    for piece, (start, end) in enumerate(pairwise(edges)):
+        final = piece == len(edges) - 2
+        chars = way.feed(view.feed(text[start:end], final=final), final=final)
         assert all(at >= frontier for at in chars.starts)
         seen.extend(chars)
-        assert frontier <= opened.frontier <= end
-        frontier = opened.frontier
+        assert frontier <= view.frontier(way) <= end
+        frontier = view.frontier(way)
     assert frontier == len(text)
     return seen
 
 
-@given(st.sampled_from(sorted(VIEWS)), TEXTS, st.lists(st.integers(0, 200), max_size=8))
-@example("squeezed", "b a d\u200b aaaa", [1])
-def test_any_cut_shows_the_same(view: str, text: str, cuts: list[int]) -> None:
-    whole = see(view, text)
-    assert see(view, text, sorted(c for c in cuts if c <= len(text))) == whole
-    assert see(view, text, range(1, len(text))) == whole
+WAYS = [(name, number) for name in sorted(VIEWS) for number in range(len(VIEWS[name][1]))]
+
+
+@given(st.sampled_from(WAYS), TEXTS, st.lists(st.integers(0, 200), max_size=8))
+@example(("squeezed", 0), "b a d\u200b aaaa", [1])
+def test_any_cut_shows_the_same(which: tuple[str, int], text: str, cuts: list[int]) -> None:
+    name, number = which
+    whole = see(name, text, number=number)
+    assert see(name, text, sorted(c for c in cuts if c <= len(text)), number) == whole
+    assert see(name, text, range(1, len(text)), number) == whole
     assert whole.starts == sorted(whole.starts)
     assert all(0 <= s <= e <= len(text) for s, e in zip(whole.starts, whole.ends, strict=True))
 
@@ -82,6 +88,20 @@ def test_a_view_in_a_view() -> None:
     inner = base64.b64encode(b"a bad word here").decode()
     twice = base64.b64encode(inner.encode()).decode()
     assert "a bad word here" in see("base64-twice", twice).text
+
+
+@pytest.mark.parametrize("before", ["", "/", "ab", "key", "dGVzdCBvZiBwYWRkaW5nIA", "x\n", "é"])
+@pytest.mark.parametrize("inside", ["", "a", "ab", "abc"])
+async def test_base64_is_read_from_any_letter(before: str, inside: str) -> None:
+    """As where it stands in a path, or somebody wrote a letter in front of it."""
+    once = base64.b64encode(b"it is a bad word").decode()
+    twice = base64.b64encode(f"{inside}{once}".encode()).decode()
+    made = on_views("base64", "base64-twice")
+    for text in (before + inside + once, before + twice):
+        found = await find(made, text)
+        assert [f.category for f in found] == ["bad"]
+        assert found[0].span.start >= len(before)
+        assert await find(made, text, range(1, len(text))) == found
 
 
 def on_views(*names: str) -> ViewedFilter:
