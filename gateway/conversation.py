@@ -116,6 +116,17 @@ def _said(message: Message) -> str:
     return "\n".join([message.content, *calls] if message.content else calls)
 
 
+def beside(request: GenerateRequest, part: Part) -> tuple[str, ...]:
+    """What stands before and around a text, all of which a judge reads: tools, names and all."""
+    number = int(part.path[1]) if part.path[0] == "messages" else -1
+    messages = (request.messages or ())[: number + 1]
+    return (
+        repr(request.tools),
+        repr(request.tool_choice),
+        *(repr(m if n < number else replace(m, content="")) for n, m in enumerate(messages)),
+    )
+
+
 def preceding(request: GenerateRequest) -> str:
     """The text that the answer continues: the prompt, or a last message of the assistant's own."""
     if request.prompt is not None:

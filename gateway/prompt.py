@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from filters.types import Context, Piece, Stage
-from gateway.conversation import Part, Place, parts, turns, with_texts
+from gateway.conversation import Part, Place, beside, parts, turns, with_texts
 from gateway.errors import PromptBlocked
 from gateway.judging import judge_part
 from gateway.verdict_cache import VerdictCache
@@ -94,9 +94,10 @@ class Prompt:
 
     def _look_up(self, request: GenerateRequest, part: Part) -> _Text:
         plan = self._policy.plan(part.stage, role=part.role)
-        said = turns(request)
-        before = said[: int(part.path[1])] if part.path[0] == "messages" else ()
-        key = self._cache.key(request.tenant, plan, part, before)
+        in_messages = part.path[0] == "messages"
+        before = turns(request)[: int(part.path[1])] if in_messages else ()
+        around = beside(request, part) if plan.reads_conversation else ()
+        key = self._cache.key(request.tenant, plan, part, around)
         known = self._cache.get(key, part.text)
         if known is not None:
             return _Text(part, key, known, None, known.action is Action.BLOCK, known.text)

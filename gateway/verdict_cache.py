@@ -1,8 +1,9 @@
 """Remembers what a policy said of a text, so that a conversation's history is paid for once.
 
 Keys are HMACs under a secret of this process over tenant, policy version, stage, role and text
-(for filters that read the conversation, all before it too): tenants share nothing, and a key tells
-nothing. Texts that were changed are kept as released; unchanged ones are not kept at all.
+(for filters that read the conversation, all that they read beside it too): tenants share nothing,
+and a key tells nothing. Texts that were changed are kept as released; unchanged ones are not kept
+at all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import replace
 from hashlib import sha256
 from secrets import token_bytes
 
-from filters.types import Turn
 from gateway.conversation import Part
 from policies.plan import StagePlan
 from policies.types import Verdict
@@ -32,12 +32,13 @@ class VerdictCache:
         self._size = 0
         self._known: OrderedDict[bytes, tuple[Verdict, bool]] = OrderedDict()
 
-    def key(self, tenant: str, plan: StagePlan, part: Part, before: Sequence[Turn]) -> bytes:
-        """The key of one text of one request."""
+    def key(self, tenant: str, plan: StagePlan, part: Part, beside: Sequence[str]) -> bytes:
+        """The key of one text of one request.
+
+        beside: what the plan's filters and judges may read besides the text.
+        """
         digest = hmac.new(self._secret, digestmod=sha256)
-        said = [tenant, plan.policy, plan.version, part.stage, part.role, part.text]
-        if plan.reads_conversation:
-            said += [field for turn in before for field in (turn.role, turn.text)]
+        said = (tenant, plan.policy, plan.version, part.stage, part.role, part.text, *beside)
         for field in said:
             raw = field.encode("utf-8", "surrogatepass")
             digest.update(len(raw).to_bytes(8) + raw)

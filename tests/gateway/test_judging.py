@@ -98,6 +98,27 @@ async def test_a_prompt_is_read_where_it_stands(redis: Redis, tmp_path: Path) ->
         assert sorted(judged(runner)) == ["Rest.", "Thanks."]  # the history was paid for
 
 
+async def test_a_text_is_judged_anew_where_the_judge_would_read_other_things_beside_it(
+    redis: Redis, tmp_path: Path
+) -> None:
+    runner = ScriptedRunner.text("Rest.", score=score)
+    tool = {"type": "function", "function": {"name": "look_up", "description": "Finds."}}
+    other = {"type": "function", "function": {"name": "look_up", "description": "Deletes."}}
+    message = {"role": "user", "content": "I cough."}
+    asked: list[dict[str, Any]] = [
+        {"messages": [message]},
+        {"messages": [message], "tools": [tool]},
+        {"messages": [message], "tools": [other]},
+        {"messages": [message], "tools": [tool], "tool_choice": "required"},
+        {"messages": [message | {"name": "doctor"}], "tools": [tool]},
+    ]
+    async with serving(runner, redis, policy=[policy(tmp_path, "input")]) as gateway:
+        for body in asked * 2:
+            assert not await blocked(gateway, ask("") | body)
+            await gateway.count("gardefou_running_requests")  # the verdicts are in by then
+        assert judged(runner).count("I cough.") == len(asked)
+
+
 async def test_a_completions_prompt_is_judged_as_it_is(redis: Redis, tmp_path: Path) -> None:
     runner = ScriptedRunner.text("Rest.", score=score)
     async with serving(runner, redis, policy=[policy(tmp_path, "input")]) as gateway:
