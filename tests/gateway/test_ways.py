@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anthropic.types.message_create_params as messages
 import openai.types.chat.completion_create_params as chat
@@ -22,6 +22,8 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
+from filters.registry import Resources
+from filters.types import Scorer
 from model_runner.script import Step, pieces, say, tool_call
 from model_runner.scripted import ScriptedRunner
 from model_runner.types import (
@@ -33,8 +35,9 @@ from model_runner.types import (
     Sampling,
     ToolHead,
 )
+from tests.support.filters import WordScorer
 from tests.support.gateway import Gateway, serving
-from tests.support.profiles import invariant
+from tests.support.profiles import invariant, seconds
 from tests.support.request_types import fills
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -309,20 +312,70 @@ def _bytes(value: Any) -> Iterator[str]:
 
 WORDS = st.sampled_from(
     [
-        "jean",
+        " jean",
         ".dup",
         "ont@ex",
         "ample.org",
-        " ",
-        "the purple",
+        " a@b.c",
+        " the purple",
         " parrot",
-        " protocol",
+        " the purple parrot",
+        " kill",
+        " a hit",
+        " flu",
         "é",
-        "a ",
-        ".",
+        " a",
+        ". ",
     ]
 )
 TOKENS = st.lists(WORDS, min_size=1, max_size=8)
+
+FILTERS = """\
+policy: generated
+mode: MODE
+hold: {ms: 60000}
+filters:
+  re:
+    regex:
+      email: '(?<![\\w.])[\\w.]{1,20}@\\w{1,20}\\.\\w+'
+      parrot: {terms: [the purple parrot]}
+      a: '\\ba \\w+'
+  words: {classifier: words}
+  doctor: {critique: {question: "Is it?", every: sentence}}
+"""
+CONDITIONS = [
+    "{re: email}",
+    "{re: parrot}",
+    "{re: [a, email]}",
+    "{words: bad, at: 0.7}",
+    "{words: bad, at: 0.5}",
+    "{doctor: any, at: 0.5}",
+]
+ACTIONS = ["flag", "flag, release: signal", "redact", "redact, with: {mask: 2}", "block"]
+#: Conditions with what is done about them, of output and of tools.
+RULES = st.lists(
+    st.tuples(st.sampled_from(CONDITIONS), st.sampled_from(ACTIONS), st.booleans()),
+    min_size=2,
+    max_size=5,
+)
+Rules = list[tuple[str, str, bool]]
+
+
+def generated(mode: str, rules: Rules) -> str:
+    lines = [FILTERS.replace("MODE", mode), "output:"]
+    stages: tuple[list[str], list[str]] = ([], [])
+    for number, (condition, action, of_tools) in enumerate(rules):
+        if of_tools:
+            action = action.replace(", release: signal", "")
+        stages[of_tools].append(f"  - {{id: r{number}, when: {condition}, do: {action}}}")
+    output, tools = (rules or ["  []"] for rules in stages)
+    return "\n".join([*lines, *output, "tools:", *tools, ""])
+
+
+def yes_to_flu(text: str, labels: Sequence[str]) -> dict[str, float]:
+    """What stands in the question does not count."""
+    flu = 0.9 if "flu" in text.partition("\n\n---\n")[0] else 0.1
+    return dict(zip(labels, (flu, 1 - flu), strict=True))
 
 
 class Said:
@@ -338,28 +391,53 @@ class Said:
         return [[*self.aside, *steps[:-1], *self.call, steps[-1]] for steps in written]
 
 
+class Setting(NamedTuple):
+    said: Said
+    gateway: Gateway
+    file: Path
+    resources: Resources
+
+    def rule(self, mode: str, rules: Rules) -> None:
+        self.file.write_text(generated(mode, rules), encoding="utf-8")
+        self.gateway.services.policies.reload(self.resources)
+
+
 @pytest.fixture
-async def scripted(redis: Redis) -> Any:
-    said = Said()
-    async with serving(ScriptedRunner(said), redis) as gateway:
-        yield said, gateway
+async def scripted(redis: Redis, tmp_path: Path) -> Any:
+    said, file = Said(), tmp_path / "generated.yaml"
+    file.write_text(generated("enforce", []), encoding="utf-8")
+    runner = ScriptedRunner(said, score=yes_to_flu)
+    words: dict[str, Scorer] = {"words": WordScorer()}
+    async with serving(runner, redis, policy=[str(file)], classifiers=words) as gateway:
+        yield Setting(said, gateway, file, Resources(words, judge=True))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(seconds(900))
 @settings(
     invariant(),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(TOKENS, TOKENS, st.sampled_from([None, REASONING, REFUSAL]), TOKENS, st.booleans())
+@given(
+    st.sampled_from(["enforce", "enforce", "enforce", "monitor"]),
+    RULES,
+    TOKENS,
+    TOKENS,
+    st.sampled_from([None, REASONING, REFUSAL]),
+    TOKENS,
+    st.booleans(),
+)
 async def test_every_dialect_lets_the_same_text_out(
-    scripted: tuple[Said, Gateway],
+    scripted: Setting,
+    mode: str,
+    rules: Rules,
     one: list[str],
     two: list[str],
     aside: Channel | None,
     words: list[str],
     calls: bool,
 ) -> None:
-    said, gateway = scripted
+    said, gateway = scripted.said, scripted.gateway
+    scripted.rule(mode, rules)
     said.contents = [one, two]
     said.aside = pieces(words, aside) if aside else []
     said.call = tool_call("go", json.dumps({"to": "".join(words)})) if calls else []
@@ -370,6 +448,9 @@ async def test_every_dialect_lets_the_same_text_out(
     }
     first = answers[CHAT, False]
     assert answers[CHAT, True] == first
+    if mode == "monitor":
+        assert [choice["content"] for choice in first] == ["".join(one), "".join(two)]
+        assert all(choice["end"] == "ended" for choice in first)
     plain = [choice | {"refusal": "", "reasoning": "", "calls": []} for choice in first]
     for stream in (False, True):
         assert answers[COMPLETIONS, stream] == plain
@@ -381,6 +462,10 @@ async def test_every_dialect_lets_the_same_text_out(
             filter(None, (first[0]["content"], first[0]["refusal"]))
         )
         assert (heard["calls"], heard["end"]) == (first[0]["calls"], first[0]["end"])
+    said.contents = [["".join(one)], ["".join(two)]]
+    uncut = await read(gateway, CHAT, stream=True)
+    # Log probabilities are those of other tokens then.
+    assert [c | {"tokens": ""} for c in uncut] == [c | {"tokens": ""} for c in first]
 
 
 Choices = list[dict[str, Any]]
