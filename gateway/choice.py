@@ -5,7 +5,7 @@ Every channel has a screen of its own. A tool call leaves whole, once its verdic
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +30,7 @@ from policies.screen import StreamScreen
 from policies.types import Hit, Release, Revision, Step, Verdict
 
 OpenScreen = Callable[[Stage, Context], StreamScreen]
+Shown = Callable[[TokenLogprob], Awaitable[TokenLogprob]]  # with alternatives that may be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Choice:
         open_screen: OpenScreen,
         context: Context,
         judges: AnswerJudges | None = None,
+        shown: Shown | None = None,
     ) -> None:
         self.index = index
         self.verdicts: list[tuple[Stage, Verdict]] = []
@@ -93,6 +95,7 @@ class Choice:
         self._open_screen = open_screen
         self._context = context
         self._judges = judges
+        self._shown = shown
         self._streams: dict[Channel, _Stream] = {}
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -184,7 +187,7 @@ class Choice:
     async def _taken(self, channel: Channel, stream: _Stream, step: Step) -> AsyncIterator[Event]:
         """Do what the screen says."""
         for event in self._events(channel, stream, step):
-            yield event
+            yield await self._told(event)
         if step.then == "stop":
             self.blocked = stream.ended = True
         elif step.revision is not None:
@@ -239,6 +242,12 @@ class Choice:
             signals = tuple(map(stream.offsets.hit, step.signals))
             checked = stream.offsets.checked(step.checked)
             yield Event(self.index, channel, signals=signals, checked=checked)
+
+    async def _told(self, event: Event) -> Event:
+        """With those alternatives to its tokens alone that may be told."""
+        if self._shown is None or not event.logprobs:
+            return event
+        return replace(event, logprobs=tuple([await self._shown(t) for t in event.logprobs]))
 
     def _event(self, channel: Channel, stream: _Stream, release: Release) -> Event | None:
         logprobs = stream.logprobs.take(release)

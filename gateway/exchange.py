@@ -25,6 +25,7 @@ from gateway.errors import LimitExceeded, LimitsUnavailable, PromptBlocked
 from gateway.judging import AnswerJudges
 from gateway.limits.limiter import Lease, Limiter
 from gateway.limits.types import Limits
+from gateway.logprobs import Alternatives
 from gateway.metrics import Metrics
 from gateway.policy_store import PolicyStore
 from gateway.prompt import Prompt
@@ -49,6 +50,7 @@ class Services:
     budget: Budget
     max_tokens: int  # of an answer, where the request does not say
     verdicts: VerdictCache = field(default_factory=VerdictCache)
+    alternatives: Alternatives = field(default_factory=Alternatives)
     refuse_without_limits: bool = True
 
 
@@ -204,6 +206,10 @@ class Exchange:
         said, before = turns(self.request), preceding(self.request)
         runner = self._services.runner
         judges = AnswerJudges(runner, self.request) if runner.capabilities.score else None
+        shown = None
+        if self.request.sampling.logprobs is not None:
+            plan = self.policy.plan("output", role="assistant")
+            shown = partial(self._services.alternatives.shown, plan)
         for index, generation in enumerate(generations):
             context = Context(
                 "output",
@@ -212,7 +218,7 @@ class Exchange:
                 preceding=before,
                 judge=generation if judges else None,
             )
-            self.choices.append(Choice(index, generation, self._screen, context, judges))
+            self.choices.append(Choice(index, generation, self._screen, context, judges, shown))
 
     def _screen(self, stage: Stage, context: Context) -> StreamScreen:
         return StreamScreen(

@@ -1,17 +1,62 @@
-"""Holds log probabilities back until the text that they belong to is out, whole and unchanged."""
+"""Log probabilities: held back until the text that they belong to is out, whole and unchanged.
+
+What the engine might have written instead is no text that a screen has read; it is read here.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from dataclasses import replace
 
+from filters.types import Context, Piece
 from model_runner.types import Delta, TokenLogprob
+from policies.plan import StagePlan
+from policies.screen import StreamScreen
 from policies.types import Release
+
+
+class Alternatives:
+    """Which alternatives may be told: those that no pattern and no list acts on, read alone.
+
+    Classifiers and critiques are not asked: they judge sentences, not tokens. A vocabulary is soon
+    known by heart: of the `limit` tokens asked about last, what was said is remembered.
+    """
+
+    def __init__(self, limit: int = 200_000) -> None:
+        self._limit = limit
+        self._known: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
+
+    async def shown(self, plan: StagePlan, token: TokenLogprob) -> TokenLogprob:
+        """The token without alternatives that may not be told; itself it has been released."""
+        kept = [
+            one
+            for one in token.top
+            if one.bytes == token.bytes or await self._passes(plan, one.text)
+        ]
+        return token if len(kept) == len(token.top) else replace(token, top=tuple(kept))
+
+    async def _passes(self, plan: StagePlan, text: str) -> bool:
+        key = plan.policy, plan.version, text
+        if key not in self._known:
+            screen = StreamScreen(plan.at_once(), Context("output", "assistant", fragment=True))
+            screen.give_up()
+            step = await screen.push(Piece(text), final=True)
+            await screen.aclose()
+            self._known[key] = step.then != "stop" and step.release.text == text
+            if len(self._known) > self._limit:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return self._known[key]
+
+
+BEHIND = 4096  # characters that a token may lag behind the text that it is of
 
 
 class HeldLogprobs:
     """The log probabilities of one channel, in units that have text of their own.
 
-    A token that ends in the middle of a code point leaves with the token that completes it.
+    A token that ends in the middle of a code point leaves with the token that completes it. A token
+    that says what the released text does not say never leaves, whatever place its engine gives it.
     """
 
     def __init__(self) -> None:
@@ -21,6 +66,7 @@ class HeldLogprobs:
         self._cut = 0  # where the last placeholder's original text ended
         self._moves: deque[tuple[int, int]] = deque()  # from where on placeholders move text
         self._moved = 0
+        self._seen = ""  # the end of what was released
 
     def add(self, delta: Delta) -> None:
         if not delta.logprobs:
@@ -41,6 +87,9 @@ class HeldLogprobs:
         own begins; those that a placeholder touches are dropped.
         """
         out: list[tuple[TokenLogprob, int]] = []
+        if self._units:
+            seen = (self._seen + release.text).encode("utf-8", "surrogatepass")
+        self._seen = (self._seen + release.text)[-BEHIND:]
         cuts = list(release.cuts)
         for cut, placeholder in zip(cuts, release.placeholders, strict=True):
             self._moves.append((cut.end, len(placeholder) - len(cut)))
@@ -49,7 +98,7 @@ class HeldLogprobs:
             while self._moves and self._moves[0][0] <= start:
                 self._moved += self._moves.popleft()[1]
             if start >= self._cut and not any(c.start < end and start < c.end for c in cuts):
-                out += [(token, start + self._moved) for token in tokens]
+                out += [(t, start + self._moved) for t in tokens if t.bytes.strip(b" ") in seen]
         if cuts:
             self._cut = cuts[-1].end
         return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,11 @@ class StagePlan:
             link.filter.scope == "conversation"
             for link in (*self.acting, *self.signalling, *self.watching)
         )
+
+    def at_once(self) -> StagePlan:
+        """Only what acts and never suspends, patterns and lists: for what is asked very often."""
+        quick = tuple(link for link in self.acting if link.filter.immediate and link.gate is None)
+        return replace(self, acting=quick, signalling=(), watching=())
 
 
 @dataclass(frozen=True, slots=True)

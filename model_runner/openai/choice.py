@@ -138,9 +138,13 @@ def _head(call: _Call) -> ToolHead:
 
 
 def _logprob(told: ChunkLogprob) -> TokenLogprob:
-    top = tuple(Alternative(t.token, t.logprob, _bytes(t)) for t in told.top_logprobs or ())
-    return TokenLogprob(told.token, told.logprob, _bytes(told), top)
+    top = tuple(Alternative(*_said(t)) for t in told.top_logprobs or ())
+    return TokenLogprob(*_said(told), top)
 
 
-def _bytes(told: ChunkTop) -> bytes:
-    return told.token.encode() if told.bytes is None else bytes(told.bytes)
+def _said(told: ChunkTop) -> tuple[str, float, bytes]:
+    """Text, log probability and bytes. The bytes count: the text says the same, or what it can."""
+    if told.bytes is None:
+        return told.token, told.logprob, told.token.encode("utf-8", "surrogatepass")
+    exact = bytes(told.bytes)
+    return exact.decode(errors="replace"), told.logprob, exact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +15,12 @@ from filters.regex import RegexFilter
 from filters.registry import Resources
 from filters.types import Context, Filter, Stage
 from gateway.choice import Choice, Event
-from gateway.logprobs import HeldLogprobs
+from gateway.logprobs import Alternatives, HeldLogprobs
 from model_runner.script import replay
 from model_runner.scripted import ScriptedRunner
 from model_runner.types import (
     CONTENT,
+    Alternative,
     Channel,
     Delta,
     GenerateRequest,
@@ -191,6 +192,43 @@ async def test_nothing_unvouched_leaves_by_any_way(
         if not verdict.hits:
             assert text.startswith(sent.tokens)
             assert sent.tokens == text or blocked  # a blocked call leaves what is held where it is
+
+
+def test_a_token_that_says_what_no_text_says_stays() -> None:
+    """An engine's fault, or an end of its own such as `</s>`."""
+    held = HeldLogprobs()
+    tokens = tuple(
+        TokenLogprob(t, -1.0, t.encode()) for t in ("Well", " hidden", "", "</s>", "said")
+    )
+    held.add(Delta(text="Well said", logprobs=tokens, token_ends=(4, 4, 4, 5, 9)))
+    taken = [token.text for token, _ in held.take(Release("Well said", 0, 9))]
+    assert taken == ["Well", "", "said"]
+
+
+async def test_alternatives_are_read_by_patterns_and_lists_alone() -> None:
+    words = WordScorer()
+    terms = RegexFilter.from_options("re", {"foo": {"terms": ["foo"]}}, Resources())
+    made: list[Filter] = [terms, ClassifierFilter("words", words)]
+    rules = (
+        Rule("foo", "re", Action.BLOCK, frozenset({"foo"})),
+        Rule("bad", "words", Action.BLOCK, frozenset({"bad"}), 0.7),
+    )
+    links = {one.name: Link(one) for one in made}
+    loaded = Policy("p", "1", "enforce", "-", links, {"output": rules})
+    other = replace(loaded, version="2", stages={"output": rules[1:]})
+    known = Alternatives(limit=3)
+
+    async def shown(policy: Policy, token: str, *others: str) -> list[str]:
+        top = tuple(Alternative(t, -1.0, t.encode()) for t in (token, *others))
+        told = TokenLogprob(token, -1.0, token.encode(), top)
+        return [one.text for one in (await known.shown(policy.plan("output"), told)).top]
+
+    for _ in range(2):
+        assert await shown(loaded, " a", " foo", " kill", "fo") == [" a", " kill", "fo"]
+        assert await shown(loaded, " foo", "Foo", "o") == [" foo", "o"]
+        assert await shown(other, " a", " foo") == [" a", " foo"]
+        assert await shown(replace(loaded, mode="monitor", version="3"), " a", " foo")
+    assert words.asked == []
 
 
 def test_parts_of_a_code_point_leave_together() -> None:

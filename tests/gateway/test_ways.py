@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 
 from filters.registry import Resources
 from filters.types import Scorer
+from model_runner.openai import OpenAIRunner
 from model_runner.script import Step, pieces, say, tool_call
 from model_runner.scripted import ScriptedRunner
 from model_runner.types import (
@@ -37,6 +38,7 @@ from model_runner.types import (
 )
 from tests.support.filters import WordScorer
 from tests.support.gateway import Gateway, serving
+from tests.support.openai_server import Faults, OpenAIServer
 from tests.support.profiles import invariant, seconds
 from tests.support.request_types import fills
 
@@ -251,8 +253,43 @@ async def test_no_piece_of_a_secret_leaves_by_any_way(
                         assert (stopped in raw) == (do == "block"), (way, cut, path, stream, raw)
 
 
-async def sent(gateway: Gateway, path: str, *, stream: bool) -> str:
-    """The answer as sent, log probabilities asked for."""
+#: Strings of an engine's stream that a screen reads, by where they stand. All others are dropped:
+#: what it says of itself, and what is no text of an answer.
+SCREENED = {
+    "delta.content",
+    "delta.refusal",
+    "delta.function_call.name",
+    "delta.function_call.arguments",
+    "delta.tool_calls[0].id",
+    "delta.tool_calls[0].function.name",
+    "delta.tool_calls[0].function.arguments",
+}
+
+
+@pytest.mark.parametrize("beside", [{}, {"content": " Fine."}, {"refusal": " No."}], ids=repr)
+async def test_every_string_that_an_engine_elsewhere_streams_is_screened_or_dropped(
+    redis: Redis, tmp_path: Path, beside: dict[str, str]
+) -> None:
+    screened: set[str] = set()
+    async with OpenAIServer(ScriptedRunner.text(" Ok.")).serve() as server:
+        runner = OpenAIRunner(server.url, "scripted")
+        async with serving(runner, redis, policy=[policy(tmp_path, "block")]) as gateway:
+            for place, chunk in fills(ChatCompletionChunk, SECRET):
+                for choice in chunk["choices"]:
+                    choice["index"] = 0
+                    choice["delta"] = beside | choice["delta"]
+                server.faults = Faults(insert_at=0, insert=f"data: {json.dumps(chunk)}\n\n")
+                for path in (CHAT, RESPONSES, MESSAGES):
+                    for stream in (False, True):
+                        raw = await sent(gateway, path, stream=stream, failing=True)
+                        assert not pieces_of_secret(raw), (place, path, raw)
+                        if "content_filter" in raw:
+                            screened.add(place.removeprefix(".choices[0]."))
+    assert screened == SCREENED
+
+
+async def sent(gateway: Gateway, path: str, *, stream: bool, failing: bool = False) -> str:
+    """The answer as sent, log probabilities asked for. failing: it need not succeed."""
     extra: dict[str, dict[str, Any]] = {
         CHAT: {"logprobs": True, "top_logprobs": 2},
         COMPLETIONS: {"logprobs": 2},
@@ -261,7 +298,7 @@ async def sent(gateway: Gateway, path: str, *, stream: bool) -> str:
     }
     body = {"model": "scripted", "stream": stream} | LEAST[path] | extra[path]
     status, raw = await gateway.call(path, body)
-    assert status == 200
+    assert status == 200 or failing
     return raw
 
 

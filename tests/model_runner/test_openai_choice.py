@@ -34,6 +34,16 @@ def told(*tokens: str) -> dict[str, object]:
     return {"content": [{"token": t, "logprob": -1.0} for t in tokens]}
 
 
+def test_the_bytes_of_a_token_count_whatever_its_text_says() -> None:
+    token = {"token": "hidden", "logprob": -1.0, "bytes": [*b"Hi"]}
+    half = {"token": "bytes:\\xc3", "logprob": -2.0, "bytes": [0xC3]}
+    logprobs = {"content": [token | {"top_logprobs": [token, half]}]}
+    (delta,) = read_all({"delta": {"content": "Hi"}, "logprobs": logprobs}, logprobs=True)
+    (said,) = delta.logprobs
+    assert (said.text, said.bytes) == ("Hi", b"Hi")
+    assert [(one.text, one.bytes) for one in said.top] == [("Hi", b"Hi"), ("\ufffd", b"\xc3")]
+
+
 # Tool calls
 
 

@@ -1,4 +1,4 @@
-"""Walks a client's request types and fills each string that they can carry, one at a time."""
+"""Walks a client's types and fills each string that they can carry, one at a time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import types
 from collections.abc import Iterator
 from typing import IO, Annotated, Any, Literal, NotRequired, Required, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from typing_extensions import TypeIs, get_type_hints, is_typeddict
 
 Filled = tuple[str, Any]
@@ -26,7 +27,7 @@ def fills(kind: Any, text: str, within: tuple[Any, ...] = ()) -> Iterator[Filled
         if kind is not str:
             yield ".deep", {"deep": text}
             yield ".key", {text: 1}
-    elif is_typeddict(kind):
+    elif _is_object(kind):
         if kind not in within:
             yield from _fields(kind, text, (*within, kind))
     elif origin in {Union, types.UnionType}:
@@ -49,11 +50,9 @@ def least(kind: Any) -> Any:
         return args[0]
     if origin in {Union, types.UnionType}:
         return None if type(None) in args else least(args[0])
-    if is_typeddict(kind):
+    if _is_object(kind):
         return {
-            name: least(hint)
-            for name, hint in _hints(kind).items()
-            if _is_required(hint, total=kind.__total__)
+            name: least(hint) for name, hint in _hints(kind).items() if _is_required(kind, name)
         }
     if origin is dict:
         return {}
@@ -70,7 +69,18 @@ def _fields(kind: Any, text: str, within: tuple[Any, ...]) -> Iterator[Filled]:
             yield f".{name}{place}", rest | {name: value}
 
 
+def _is_object(kind: Any) -> bool:
+    model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return model or bool(is_typeddict(kind))
+
+
 def _hints(kind: Any) -> dict[str, Any]:
+    """Fields by their names on the wire."""
+    if not is_typeddict(kind):
+        return {
+            field.alias or name: Annotated[field.annotation, field]
+            for name, field in kind.model_fields.items()
+        }
     hints = get_type_hints(kind, include_extras=True)
     return {_alias(hint) or name: hint for name, hint in hints.items()}
 
@@ -89,8 +99,13 @@ def _bare(kind: Any) -> Any:
     return kind
 
 
-def _is_required(hint: Any, *, total: bool) -> bool:
+def _is_required(kind: Any, name: str) -> bool:
+    if not is_typeddict(kind):
+        fields = kind.model_fields.items()
+        found = next(field for key, field in fields if name in {key, field.alias})
+        return bool(found.is_required())
     # `__required_keys__` cannot see into annotations that are kept as text.
+    hint, total = _hints(kind)[name], kind.__total__
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     return get_origin(hint) is Required or (total and get_origin(hint) is not NotRequired)
