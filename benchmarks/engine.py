@@ -31,6 +31,7 @@ from transformers.utils import logging
 from benchmarks import random_model
 from model_runner.errors import RunnerError
 from model_runner.transformers.batch import Row, Segment
+from model_runner.transformers.probe import Probe
 from model_runner.transformers.runner import TransformersRunner
 from model_runner.types import GenerateRequest, Generation, Sampling
 
@@ -197,20 +198,24 @@ async def lag(folder: Path) -> dict[str, float]:
 
 
 async def score(folder: Path) -> dict[str, float]:
-    """A critique of 46 tokens behind 1,000; three that have 36 in common, as rubrics do."""
+    """A critique of 46 tokens behind 1,000; three that have 36 in common, as rubrics do.
+
+    Set against 64 tokens written there, and against as many in a conversation that just began.
+    """
     (ids,) = random_model.prompts(1, (1000, 1000))
     rubrics = [("0123456789" * 4)[:36] + letter + "1" * 9 for letter in "xyz"]
     async with serving(folder) as runner:
         runner_ids = runner.encode(rubrics[0])
         assert len(runner_ids) == 46  # noqa: S101
         label_ids = [runner.encode(label)[0] for label in LABELS]
-        writing = []
+        writing, beginning = [], []
         one, three, afresh = [], [], []
         (generation,) = await runner.open(request(ids, 1))
         async for _ in generation.deltas():
             pass
         for _ in range(5):
-            writing.append((await timed(answer(runner, ids[:50], NEW)))[0])
+            writing.append((await timed(answer(runner, ids, NEW)))[0])
+            beginning.append((await timed(answer(runner, ids[:50], NEW)))[0])
             took, found = await timed(generation.score(rubrics[0], LABELS, at=0))
             one.append(took)
             every = (generation.score(rubric, LABELS, at=0) for rubric in rubrics)
@@ -225,13 +230,30 @@ async def score(folder: Path) -> dict[str, float]:
         row = model(torch.tensor([[*ids, *runner_ids]])).logits[0, -1].softmax(-1)
     exact = [float(row[label]) for label in label_ids]
     return {
-        "critique ÷ writing 64 tokens": middle(one) / middle(writing),
+        "critique ÷ writing 64 tokens there": middle(one) / middle(writing),
+        "critique ÷ writing 64 behind 50": middle(one) / middle(beginning),
         "with reuse ÷ from scratch": middle(one) / middle(afresh),
         "three rubrics ÷ one": middle(three) / middle(one),
         "difference in log probability": max(
             abs(log(p / q)) for p, q in zip(found.values(), exact, strict=True)
         ),
     }
+
+
+async def probe(folder: Path, rounds: int = 15) -> dict[str, float]:
+    """Steps of one stream, with a probe on a middle layer and without, turn by turn."""
+    file = folder / "probe.safetensors"
+    (ids,) = random_model.prompts(1, (50, 50))
+    async with serving(folder) as plain:
+        digest = plain.info.digest
+        Probe(4, torch.randn(512), 0.0, digest).save(file)
+        async with serving(folder, probes={"p": file}) as probed:
+            without, with_it = [], []
+            for _ in range(rounds):
+                without.append((await timed(answer(plain, ids)))[0])
+                with_it.append((await timed(answer(probed, ids)))[0])
+    pairs = [a / b for a, b in zip(with_it, without, strict=True)]
+    return {"probe ÷ none, a step": statistics.median(pairs)}
 
 
 def resident_mib() -> float:
@@ -320,6 +342,7 @@ PARTS: dict[str, Callable[[Path], Coroutine[Any, Any, dict[str, float]]]] = {
     "second-turn": second_turn,
     "lag": lag,
     "score": score,
+    "probe": probe,
     "soak": soak,
     "peer": peer,
 }
