@@ -22,6 +22,7 @@ from model_runner.transformers.engine import Engine, Limits
 from model_runner.transformers.generation import LocalGeneration
 from model_runner.transformers.loading import Loaded, Progress, load
 from model_runner.transformers.outlet import Outlet
+from model_runner.transformers.packed import pack
 from model_runner.transformers.prefix import Owner
 from model_runner.transformers.probe import Probe, Probes
 from model_runner.transformers.reading import PromptReader
@@ -136,6 +137,8 @@ class TransformersRunner:
             module = loaded.model.module
             model = replace(loaded.model, probes=Probes(module, self._info.digest, probes))
             loaded = replace(loaded, model=model)
+        if loaded.model.device.type == "cpu":
+            await asyncio.to_thread(pack, loaded.model.module)  # not before the digest is taken
         steps = decoder(
             loaded.model.module,
             loaded.model.store,
