@@ -90,10 +90,11 @@ def plot(said: Sequence[Said], report: Report, folder: Path) -> list[Path]:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for number, name in enumerate(columns):
-        left = number < 2 or name == "text"
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "text")
+        words = number == 0 or name == "lang"
+        # A long name is broken into lines, a figure never.
+        table.add_column(name, justify="left" if words else "right", no_wrap=number > 0)
     return table
 
 

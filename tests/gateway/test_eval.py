@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from pathlib import Path
 from random import Random
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from gateway.cli import main
 from gateway.evaluation.rows import Row, read
@@ -18,6 +20,7 @@ from gateway.evaluation.screening import OVERALL, Said, truth
 pytest.importorskip("sklearn")  # the extra `eval`
 pytest.importorskip("matplotlib")
 measures = pytest.importorskip("gateway.evaluation.measures")
+tables = pytest.importorskip("gateway.evaluation.report")
 
 POLICY = """
 policy: p
@@ -86,6 +89,24 @@ def test_texts_are_hidden_unless_asked_for(files: tuple[Path, Path]) -> None:
         assert "idiot wind" not in hidden.stdout
         assert f"{data}:7" in hidden.stdout.replace("\n", "")
         assert "idiot wind" in shown.stdout
+
+
+def test_no_figure_is_cut_off_in_80_columns() -> None:
+    value = measures.Value(0.95, 0.912, 0.988)
+    source = "A set of behaviours (transcribed from somebody's repository at that commit)"
+    report = measures.Report(
+        rows=20646,
+        faults={},
+        groups=(
+            measures.Group("self_harm", "all", 20646, 10180, value, value, value, value, value),
+        ),
+        benign=(measures.Benign(source, 12345, 1234, value),),
+        latency_ms={"p50": 1.0},
+    )
+    told = io.StringIO()
+    tables.show(report, Console(width=80, file=told), show_text=True)
+    assert "…" not in told.getvalue()
+    assert "95.00 ±3.80 %" in told.getvalue()
 
 
 def test_plots_are_pictures(files: tuple[Path, Path], tmp_path: Path) -> None:
