@@ -185,6 +185,7 @@ async def test_holds_only_what_could_still_match() -> None:
     assert progress == [(4, 4), (8, 4), (14, 9), (19, 9), (20, 20), (23, 23)]
 
 
+@settings(max_examples=100)  # each is slow, and there is little to vary
 @given(st.lists(st.integers(0, 3 * STEP + 7), max_size=8), st.integers(0, 3 * STEP))
 async def test_overflow_depends_on_the_text_alone(cuts: list[int], start: int) -> None:
     text = " " * start + "a" * (3 * STEP + 7)
