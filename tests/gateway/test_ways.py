@@ -517,7 +517,9 @@ async def read(gateway: Gateway, path: str, *, stream: bool) -> Choices:
         MESSAGES: {},
     }
     body = {"model": "scripted", "stream": stream} | LEAST[path] | asked[path]
-    _, raw = await gateway.call(path, body)
+    status, raw = await gateway.call(path, body)
+    assert status == 200, raw
+    assert '"error":{' not in raw, raw
     if not stream:
         frames = [json.loads(raw)]
     else:
