@@ -208,7 +208,7 @@ class Exchange:
         judges = AnswerJudges(runner, self.request) if runner.capabilities.score else None
         shown = None
         if self.request.sampling.logprobs is not None:
-            plan = self.policy.plan("output", role="assistant")
+            plan = self.policy.plan("output", role="assistant").at_once()
             shown = partial(self._services.alternatives.shown, plan)
         for index, generation in enumerate(generations):
             context = Context(

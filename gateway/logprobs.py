@@ -27,7 +27,10 @@ class Alternatives:
         self._known: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
 
     async def shown(self, plan: StagePlan, token: TokenLogprob) -> TokenLogprob:
-        """The token without alternatives that may not be told; itself it has been released."""
+        """The token without alternatives that may not be told; itself it has been released.
+
+        plan: `StagePlan.at_once`.
+        """
         kept = [
             one
             for one in token.top
@@ -38,7 +41,7 @@ class Alternatives:
     async def _passes(self, plan: StagePlan, text: str) -> bool:
         key = plan.policy, plan.version, text
         if key not in self._known:
-            screen = StreamScreen(plan.at_once(), Context("output", "assistant", fragment=True))
+            screen = StreamScreen(plan, Context("output", "assistant", fragment=True))
             screen.give_up()
             step = await screen.push(Piece(text), final=True)
             await screen.aclose()

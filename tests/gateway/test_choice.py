@@ -221,7 +221,7 @@ async def test_alternatives_are_read_by_patterns_and_lists_alone() -> None:
     async def shown(policy: Policy, token: str, *others: str) -> list[str]:
         top = tuple(Alternative(t, -1.0, t.encode()) for t in (token, *others))
         told = TokenLogprob(token, -1.0, token.encode(), top)
-        return [one.text for one in (await known.shown(policy.plan("output"), told)).top]
+        return [one.text for one in (await known.shown(policy.plan("output").at_once(), told)).top]
 
     for _ in range(2):
         assert await shown(loaded, " a", " foo", " kill", "fo") == [" a", " kill", "fo"]
