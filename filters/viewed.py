@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from filters.errors import FilterConfigError
 from filters.types import Context, Filter, Finding, Piece, Progress, Scan, Scope, Span
-from filters.views import GROUPS, VIEWS, Chars, Steps, View, fold, open_view
+from filters.view_steps import Chars
+from filters.views import GROUPS, VIEWS, Steps, View, fold, open_view
 
 #: Where an entry stands in a filter's options: its category, and its number if there are several.
 Place = tuple[str | int, ...]

@@ -15,8 +15,9 @@ from filters.errors import FilterConfigError
 from filters.regex import RegexFilter
 from filters.registry import Resources
 from filters.types import Context, Filter, Finding, Piece
+from filters.view_steps import Chars
 from filters.viewed import ViewedFilter, viewed
-from filters.views import GROUPS, VIEWS, Chars, open_view
+from filters.views import GROUPS, VIEWS, open_view
 from policies.examples import screened
 from policies.loader import parse
 
