@@ -129,7 +129,14 @@ def alone_and_together(model: TextModel, count: Count, times: int = 15) -> None:
         f" {median(cpu) * 1e3:.1f} ms of processor time, best {min(cpu) * 1e3:.1f}"
     )
     mixed = [of_tokens(count, 8 + seed % 56, seed) for seed in range(128)]
-    for name, many in (("128 tokens", texts), ("8 to 64 tokens", mixed)):
+    clauses = [of_tokens(count, 12, seed) for seed in range(128)]
+    sentences = [of_tokens(count, 28, seed) for seed in range(128)]
+    for name, many in (
+        ("128 tokens", texts),
+        ("8 to 64 tokens", mixed),
+        ("28 tokens", sentences),
+        ("12 tokens", clauses),
+    ):
         ratios = []
         for _ in range(3):
             apart = sum(seconds([text]) for text in many)

@@ -14,8 +14,9 @@ from filters.builtin.weights import load
 #: A text is padded to a multiple of this, alone as in company, and joins only texts of its size: a
 #: difference in a float's last digit could tip the 8-bit rounding behind it.
 STEP = 16
-#: Tokens of a batch at most.
-BATCH = 4096
+#: Tokens of a batch at most. What passes between layers then stays in a core's cache: texts of 12
+#: tokens took 2.1 ms each in batches of 512 tokens and 2.7 ms in batches of 4,096 (7 ms alone).
+BATCH = 512
 
 
 class Model:

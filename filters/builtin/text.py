@@ -37,13 +37,16 @@ class Reader:
     """Turns texts into token ids.
 
     vocabulary: word pieces by their id; the first four are padding, unknown, start and end.
-    longest: ids that a text gets at most.
+    longest: ids that a text gets at most. often_hidden: words whose letters writers hide, in the
+    order in which they are thought of (`sh*t` is not `shot`); known or not.
     """
 
     PAD, UNKNOWN, START, END = range(4)
     SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
-    def __init__(self, vocabulary: Sequence[str], *, longest: int = 256) -> None:
+    def __init__(
+        self, vocabulary: Sequence[str], *, longest: int = 256, often_hidden: Sequence[str] = ()
+    ) -> None:
         self.vocabulary = vocabulary
         self._known = {word: place for place, word in enumerate(vocabulary)}
         model: Any = WordPiece(self._known, unk_token="[UNK]", max_input_chars_per_word=64)  # noqa: S106
@@ -53,14 +56,18 @@ class Reader:
         whole = [w for w in vocabulary if w.isalpha() and len(w) >= _LEAST]
         self._by_length: dict[int, list[str]] = {}
         self._by_letters: dict[str, list[str]] = {}
-        for word in whole:
+        for word in dict.fromkeys([*often_hidden, *whole]):
             self._by_length.setdefault(len(word), []).append(word)
+        for word in whole:
             self._by_letters.setdefault(_RUN.sub(r"\1", word), []).append(word)
 
     @classmethod
     def from_file(cls, path: Path, *, longest: int = 256) -> Reader:
-        """path: one word piece a line."""
-        return cls(path.read_text(encoding="utf-8").split("\n"), longest=longest)
+        """path: one word piece a line; beside it `often_hidden.txt`, if there is one."""
+        vocabulary = path.read_text(encoding="utf-8").split("\n")
+        hidden = path.with_name("often_hidden.txt")
+        words = hidden.read_text(encoding="utf-8").split() if hidden.exists() else []
+        return cls(vocabulary, longest=longest, often_hidden=words)
 
     def __call__(self, texts: Iterable[str]) -> list[list[int]]:
         """The ids of each text, between start and end."""
@@ -90,7 +97,7 @@ class Reader:
         return _WORD.sub(known, text)
 
     def _uncovered(self, word: str) -> str | None:
-        """The first word of the vocabulary, which is the most frequent, that has these letters."""
+        """The word that has these letters: one that is often hidden, or else the most frequent."""
         core = word.strip("*")
         before, behind = word.partition(core)[::2]
         for shape in dict.fromkeys((word, core)):

@@ -50,8 +50,9 @@ def plain(text: str) -> str:
 
 
 def among(text: str, around: Sequence[str], chance: random.Random) -> str:
-    """Between harmless sentences of the same language."""
-    before, after = chance.choice(around), chance.choice(around)
+    """Between harmless sentences of the same language, up to two on a side of a short text."""
+    most = 2 if len(text) < 160 else 1
+    before, after = (" ".join(chance.choices(around, k=chance.randint(1, most))) for _ in "12")
     return chance.choice((f"{before} {text}", f"{text} {after}", f"{before} {text} {after}"))
 
 

@@ -13,10 +13,12 @@ from torch import Tensor, distributed, multiprocessing
 
 from filters.builtin.categories import CATEGORIES
 from filters.builtin.encoder import Network
+from filters.builtin.text import Reader
 from filters.builtin.training import calibrate, quantise
 from filters.builtin.training.card import write_card
 from filters.builtin.training.examples import Example, Examples
 from filters.builtin.training.fit import Fit, Plan, predict
+from filters.builtin.training.hidden import often_hidden
 from filters.builtin.training.job import Job, network, prepare
 from filters.builtin.training.mining import hardest, ranking
 
@@ -171,6 +173,8 @@ def finish(job: Job) -> None:
     quantise.save(model, ranges, job.out / "classifier.safetensors", about)
     text = (job.work / "vocabulary.txt").read_text(encoding="utf-8")
     (job.out / "vocabulary.txt").write_text(text, encoding="utf-8")
+    hidden = often_hidden(model, calibration, Reader.from_file(job.work / "vocabulary.txt"))
+    (job.out / "often_hidden.txt").write_text("\n".join(hidden) + "\n", encoding="utf-8")
     table = calibrate.thresholds(calibration.scores(ordinary))
     (job.out / "thresholds.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     write_card(job.out, table, (kept, calibration.scores(logits)), (held, scored))

@@ -52,3 +52,13 @@ def test_company_does_not_change_what_is_read(texts: list[str]) -> None:
 def test_long_texts_are_cut() -> None:
     reader = Reader([*Reader.SPECIALS, *WORDS], longest=8)
     assert [len(row) for row in reader(["you are " * 50, "you"])] == [8, 3]
+
+
+def test_hidden_letters_are_those_of_words_that_are_often_hidden() -> None:
+    words = ["shot", "where", "slot", "bitte"]
+    plain = Reader([*Reader.SPECIALS, *words])
+    assert plain.clean("what a sl*t, wh*re") == "what a slot, where"
+    knowing = Reader([*Reader.SPECIALS, *words], often_hidden=["slut", "whore"])
+    assert knowing.clean("what a sl*t, wh*re") == "what a slut, whore"
+    assert knowing.clean("sh*t and b*tte") == "shot and bitte"
+    assert knowing.clean("the slot where") == "the slot where"

@@ -107,6 +107,7 @@ def test_from_data_to_files_that_work(data: Path, base: Path, tmp_path: Path) ->
     ]
     made = {path.name for path in tmp_path.iterdir()}
     assert {"classifier.safetensors", "vocabulary.txt", "thresholds.json", "figures.md"} <= made
+    assert "idiots" in (tmp_path / "often_hidden.txt").read_text(encoding="utf-8").split()
     model, toxicity = Model(tmp_path), CATEGORIES.index("toxicity")
     bad, good, other = model.score(["you are an idiot!", "you are a friend!", "le chat dort 7"])
     assert bad[toxicity] > good[toxicity]

@@ -1,0 +1,41 @@
+"""Which words a writer hides letters of: those that offend or threaten by themselves."""
+
+from __future__ import annotations
+
+import regex
+
+from filters.builtin.categories import CATEGORIES
+from filters.builtin.encoder import Network
+from filters.builtin.text import Reader
+from filters.builtin.training.calibrate import Calibration
+from filters.builtin.training.fit import predict
+from filters.builtin.training.generate import load
+from filters.views import fold
+
+_SAID = tuple(CATEGORIES.index(c) for c in ("toxicity", "hate", "sexual", "violence"))
+#: Slots whose single words are listed too, though the network knows them by their pieces only.
+_SLOTS = ("slur", "insult")
+
+
+def often_hidden(model: Network, calibration: Calibration, reader: Reader) -> list[str]:
+    """Words of four letters and more, what the network takes for worst first, then the slots'."""
+    words = [word for word in reader.vocabulary if word.isalpha() and len(word) >= 4]
+    scores = calibration.scores(predict(model, reader(words)))[:, list(_SAID)].amax(1).tolist()
+    ranked = sorted(zip(scores, words, strict=True), reverse=True)
+    _, slots = load()
+    made = [
+        word
+        for language in slots.values()
+        for name in _SLOTS
+        for entry in language.get(name, ())
+        if regex.fullmatch(r"\p{L}{4,}", word := fold(str(entry)))
+    ]
+    # Both numbers of a word: what the slots have in one is written in the other as well.
+    both = [form for word in made for form in (word, _other_number(word))]
+    return list(dict.fromkeys([*(word for score, word in ranked if score >= 0.5), *both]))
+
+
+def _other_number(word: str) -> str:
+    if word.endswith("ss"):
+        return f"{word}es"
+    return word[:-1] if word.endswith("s") else f"{word}s"
