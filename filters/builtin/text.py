@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ _SPELLED = regex.compile(
     rf"(?:(?P=s)[\p{{L}}{_LEET}]){{1,40}}(?![\p{{L}}\p{{N}}])"
 )
 _WORD = regex.compile(rf"[\p{{L}}*{_LEET}]*\p{{L}}[\p{{L}}*{_LEET}]*")
+_SIGNS = "@#%&$_-"
+_MASKED = regex.compile(
+    rf"(?<![\p{{L}}\p{{N}}])\p{{L}}[\p{{L}}*{_SIGNS}]*[{_SIGNS}][\p{{L}}*{_SIGNS}]*\p{{L}}(?![\p{{L}}\p{{N}}])"
+)
 _RUN = regex.compile(r"(\p{L})\1*")
 _DRAWN_OUT = regex.compile(r"(\p{L})\1")
 #: Letters of a word that is looked up by those that are not hidden or not doubled: shorter ones
@@ -54,6 +58,9 @@ class Reader:
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
         self._longest = longest
         whole = [w for w in vocabulary if w.isalpha() and len(w) >= _LEAST]
+        self._often_hidden: dict[int, list[str]] = {}
+        for word in often_hidden:
+            self._often_hidden.setdefault(len(word), []).append(word)
         self._by_length: dict[int, list[str]] = {}
         self._by_letters: dict[str, list[str]] = {}
         for word in dict.fromkeys([*often_hidden, *whole]):
@@ -81,10 +88,16 @@ class Reader:
         """Fold, then undo disguises of single words where what comes out is a word we know.
 
         Spelled (`i d i o t`), with digits or signs for letters (`1d!ot`), drawn out (`idioooot`,
-        `iddiot`), with letters hidden (`id*ot`).
+        `iddiot`), with letters hidden (`id*ot`; by other signs, `f#ck`, only of words often so).
         """
         text = _SPELLED.sub(lambda m: self._plain(m[0].replace(m["s"], "")) or m[0], fold(text))
         left = _HIDDEN
+
+        def masked(match: regex.Match[str]) -> str:
+            nonlocal left
+            left -= 1
+            shape = regex.sub(rf"[{_SIGNS}]", "*", match[0])
+            return (left >= 0 and _fitting(shape, self._often_hidden)) or match[0]
 
         def known(match: regex.Match[str]) -> str:
             nonlocal left
@@ -94,18 +107,15 @@ class Reader:
             left -= 1
             return (left >= 0 and self._uncovered(word)) or word
 
-        return _WORD.sub(known, text)
+        return _WORD.sub(known, _MASKED.sub(masked, text))
 
     def _uncovered(self, word: str) -> str | None:
         """The word that has these letters: one that is often hidden, or else the most frequent."""
         core = word.strip("*")
         before, behind = word.partition(core)[::2]
         for shape in dict.fromkeys((word, core)):
-            if len(shape) >= _LEAST and shape.count("*") <= len(shape) // 2 and "*" in shape:
-                pattern = regex.compile(regex.escape(shape).replace(r"\*", "."))
-                for known in self._by_length.get(len(shape), ()):
-                    if pattern.fullmatch(known):
-                        return known if shape == word else before + known + behind
+            if known := _fitting(shape, self._by_length):
+                return known if shape == word else before + known + behind
         return None
 
     def _plain(self, word: str) -> str | None:
@@ -133,3 +143,11 @@ class Reader:
             )
         ]
         return max(fitting, key=len, default=None)
+
+
+def _fitting(shape: str, by_length: Mapping[int, Sequence[str]]) -> str | None:
+    """The first word that has a letter for each star, of which at most half may be stars."""
+    if len(shape) < _LEAST or not 0 < shape.count("*") <= len(shape) // 2:
+        return None
+    pattern = regex.compile(regex.escape(shape).replace(r"\*", "."))
+    return next(filter(pattern.fullmatch, by_length.get(len(shape), ())), None)

@@ -12,16 +12,23 @@ from filters.builtin.training.fit import predict
 from filters.builtin.training.generate import load
 from filters.views import fold
 
-_SAID = tuple(CATEGORIES.index(c) for c in ("toxicity", "hate", "sexual", "violence"))
+_COARSE = [CATEGORIES.index(c) for c in ("toxicity", "hate", "sexual")]
+_VIOLENT = CATEGORIES.index("violence")
 #: Slots whose single words are listed too, though the network knows them by their pieces only.
 _SLOTS = ("slur", "insult")
 
 
 def often_hidden(model: Network, calibration: Calibration, reader: Reader) -> list[str]:
-    """Words of four letters and more, what the network takes for worst first, then the slots'."""
+    """Words of four letters and more, those that sound coarsest first, then the slots'."""
     words = [word for word in reader.vocabulary if word.isalpha() and len(word) >= 4]
-    scores = calibration.scores(predict(model, reader(words)))[:, list(_SAID)].amax(1).tolist()
-    ranked = sorted(zip(scores, words, strict=True), reverse=True)
+    scores = calibration.scores(predict(model, reader(words)))
+    coarse, violent = scores[:, _COARSE].amax(1).tolist(), scores[:, _VIOLENT].tolist()
+    listed = [
+        (rank, word)
+        for rank, other, word in zip(coarse, violent, words, strict=True)
+        if max(rank, other) >= 0.5
+    ]
+    ranked = [word for _, word in sorted(listed, reverse=True)]
     _, slots = load()
     made = [
         word
@@ -32,7 +39,7 @@ def often_hidden(model: Network, calibration: Calibration, reader: Reader) -> li
     ]
     # Both numbers of a word: what the slots have in one is written in the other as well.
     both = [form for word in made for form in (word, _other_number(word))]
-    return list(dict.fromkeys([*(word for score, word in ranked if score >= 0.5), *both]))
+    return list(dict.fromkeys([*ranked, *both]))
 
 
 def _other_number(word: str) -> str:

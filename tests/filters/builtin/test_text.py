@@ -62,3 +62,6 @@ def test_hidden_letters_are_those_of_words_that_are_often_hidden() -> None:
     assert knowing.clean("what a sl*t, wh*re") == "what a slut, whore"
     assert knowing.clean("sh*t and b*tte") == "shot and bitte"
     assert knowing.clean("the slot where") == "the slot where"
+    for sign in "@#%&$_-":
+        assert knowing.clean(f"what a sl{sign}t") == "what a slut"
+    assert knowing.clean("well-known b-tte, sl--, a-slot") == "well-known b-tte, sl--, a-slot"
