@@ -81,6 +81,39 @@ class Metrics:
             buckets=_FILTER_SECONDS,
             registry=r,
         )
+        self.model_queue = Gauge(
+            "gardefou_model_queue",
+            "Windows that wait to be scored by a classifier or detector in this process.",
+            ["model"],
+            registry=r,
+        )
+        self.model_batch = Histogram(
+            "gardefou_model_batch_size",
+            "Windows scored together.",
+            ["model"],
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=r,
+        )
+        self.model_seconds = Histogram(
+            "gardefou_model_batch_seconds",
+            "Time to score one batch.",
+            ["model"],
+            buckets=_FILTER_SECONDS,
+            registry=r,
+        )
+        self.model_wait = Histogram(
+            "gardefou_model_wait_seconds",
+            "How long a batch's oldest window waited for its turn.",
+            ["model"],
+            buckets=_FILTER_SECONDS,
+            registry=r,
+        )
+        self.model_shed = Counter(
+            "gardefou_model_shed",
+            "Windows refused because too many waited; the policy's `on_error` decided.",
+            ["model"],
+            registry=r,
+        )
         self.held = Histogram(
             "gardefou_held_characters",
             "The most characters that one choice held back at a time.",
@@ -97,10 +130,40 @@ class Metrics:
         self.draining = Gauge(
             "gardefou_draining", "1 once the gateway goes down and takes nothing new.", registry=r
         )
+        self.engine_choices = Gauge(
+            "gardefou_engine_choices",
+            "Choices in the engine of this process: running, waiting, and free places.",
+            ["state"],
+            registry=r,
+        )
+        self.engine_steps = Counter(
+            "gardefou_engine_steps", "Forward passes of the engine in this process.", registry=r
+        )
+        self.engine_tokens = Counter(
+            "gardefou_engine_tokens",
+            "Tokens that the engine in this process read of prompts, wrote, scored, and did not"
+            " have to read since a prefix was kept (reused).",
+            ["kind"],
+            registry=r,
+        )
+        self.engine_events = Counter(
+            "gardefou_engine_events",
+            "In the engine of this process: prefix_hits; choices preempted for room; steps that"
+            " failed (faults); pools rebuilt for that.",
+            ["kind"],
+            registry=r,
+        )
+        self.engine_bytes = Gauge(
+            "gardefou_engine_bytes",
+            "Keys and values of the engine in this process: used, the limit, and prefixes among"
+            " what is used.",
+            ["kind"],
+            registry=r,
+        )
         self.ready = Gauge("gardefou_ready", "1 if requests can be served.", registry=r)
 
-        self._models = _ModelMetrics(r)
-        self._engine = _EngineMetrics(r)
+        self._stats: Callable[[], Mapping[str, float]] | None = None
+        self._seen: Mapping[str, float] = {}
 
         # Series that are there from the start: `rate` misses a counter's first step otherwise.
         for outcome in ("loaded", "refused"):
@@ -127,134 +190,54 @@ class Metrics:
 
     def batches(self, model: str) -> BatchMetrics:
         """What the batches of one model are told to."""
-        return BatchMetrics(self._models, model)
+        return BatchMetrics(self, model)
 
     def watch(self, stats: Callable[[], Mapping[str, float]]) -> None:
         """Show what an engine in this process says of itself, whenever metrics are asked for."""
-        self._engine.stats = stats
+        self._stats = stats
 
-    def render(self) -> bytes:
-        self._engine.look()
-        return generate_latest(self.registry)
-
-
-class _ModelMetrics:
-    """Of the classifiers and detectors in this process."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.queue = Gauge(
-            "gardefou_model_queue",
-            "Windows that wait to be scored by a classifier or detector in this process.",
-            ["model"],
-            registry=registry,
-        )
-        self.batch = Histogram(
-            "gardefou_model_batch_size",
-            "Windows scored together.",
-            ["model"],
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
-            registry=registry,
-        )
-        self.seconds = Histogram(
-            "gardefou_model_batch_seconds",
-            "Time to score one batch.",
-            ["model"],
-            buckets=_FILTER_SECONDS,
-            registry=registry,
-        )
-        self.wait = Histogram(
-            "gardefou_model_wait_seconds",
-            "How long a batch's oldest window waited for its turn.",
-            ["model"],
-            buckets=_FILTER_SECONDS,
-            registry=registry,
-        )
-        self.shed = Counter(
-            "gardefou_model_shed",
-            "Windows refused because too many waited; the policy's `on_error` decided.",
-            ["model"],
-            registry=registry,
-        )
-
-
-class _EngineMetrics:
-    """Of the engine in this process, if it says anything of itself."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.stats: Callable[[], Mapping[str, float]] | None = None
-        self._seen: Mapping[str, float] = {}
-        self._choices = Gauge(
-            "gardefou_engine_choices",
-            "Choices in the engine of this process: running, waiting, and free places.",
-            ["state"],
-            registry=registry,
-        )
-        self._steps = Counter(
-            "gardefou_engine_steps",
-            "Forward passes of the engine in this process.",
-            registry=registry,
-        )
-        self._tokens = Counter(
-            "gardefou_engine_tokens",
-            "Tokens that the engine in this process read of prompts, wrote, scored, and did not"
-            " have to read since a prefix was kept (reused).",
-            ["kind"],
-            registry=registry,
-        )
-        self._events = Counter(
-            "gardefou_engine_events",
-            "In the engine of this process: prefix_hits; choices preempted for room; steps that"
-            " failed (faults); pools rebuilt for that.",
-            ["kind"],
-            registry=registry,
-        )
-        self._bytes = Gauge(
-            "gardefou_engine_bytes",
-            "Keys and values of the engine in this process: used, the limit, and prefixes among"
-            " what is used.",
-            ["kind"],
-            registry=registry,
-        )
-
-    def look(self) -> None:
-        """Bring the series up to what the engine says now."""
-        now = {} if self.stats is None else self.stats()
+    def _look(self) -> None:
+        now = {} if self._stats is None else self._stats()
         if not now:
             return
         for gauge, label, name in (
-            (self._choices, "running", "running"),
-            (self._choices, "waiting", "waiting"),
-            (self._choices, "free", "free"),
-            (self._bytes, "used", "kv_bytes"),
-            (self._bytes, "limit", "kv_limit_bytes"),
-            (self._bytes, "prefixes", "prefix_bytes"),
+            (self.engine_choices, "running", "running"),
+            (self.engine_choices, "waiting", "waiting"),
+            (self.engine_choices, "free", "free"),
+            (self.engine_bytes, "used", "kv_bytes"),
+            (self.engine_bytes, "limit", "kv_limit_bytes"),
+            (self.engine_bytes, "prefixes", "prefix_bytes"),
         ):
             gauge.labels(label).set(now[name])
         more = {name: value - self._seen.get(name, 0) for name, value in now.items()}
-        self._steps.inc(more["steps"])
+        self.engine_steps.inc(more["steps"])
         for counter, label, name in (
-            (self._tokens, "read", "tokens_read"),
-            (self._tokens, "written", "tokens_written"),
-            (self._tokens, "scored", "tokens_scored"),
-            (self._tokens, "reused", "prefix_tokens"),
-            (self._events, "prefix_hits", "prefix_hits"),
-            (self._events, "preempted", "preempted"),
-            (self._events, "faults", "faults"),
-            (self._events, "rebuilt", "rebuilt"),
+            (self.engine_tokens, "read", "tokens_read"),
+            (self.engine_tokens, "written", "tokens_written"),
+            (self.engine_tokens, "scored", "tokens_scored"),
+            (self.engine_tokens, "reused", "prefix_tokens"),
+            (self.engine_events, "prefix_hits", "prefix_hits"),
+            (self.engine_events, "preempted", "preempted"),
+            (self.engine_events, "faults", "faults"),
+            (self.engine_events, "rebuilt", "rebuilt"),
         ):
             counter.labels(label).inc(more[name])
         self._seen = now
+
+    def render(self) -> bytes:
+        self._look()
+        return generate_latest(self.registry)
 
 
 class BatchMetrics:
     """Counts what one model's `filters.batching.Worker` does."""
 
-    def __init__(self, metrics: _ModelMetrics, model: str) -> None:
-        self._queue = metrics.queue.labels(model)
-        self._size = metrics.batch.labels(model)
-        self._seconds = metrics.seconds.labels(model)
-        self._wait = metrics.wait.labels(model)
-        self._shed = metrics.shed.labels(model)
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._queue = metrics.model_queue.labels(model)
+        self._size = metrics.model_batch.labels(model)
+        self._seconds = metrics.model_seconds.labels(model)
+        self._wait = metrics.model_wait.labels(model)
+        self._shed = metrics.model_shed.labels(model)
 
     def queued(self, depth: int) -> None:
         self._queue.set(depth)
