@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import regex
 from tokenizers import Tokenizer
@@ -13,6 +13,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from filters.views import fold
 
+_K = TypeVar("_K")
+
 _LEET = r"0134578@$!"
 _SPELLED = regex.compile(
     rf"(?<![\p{{L}}\p{{N}}])[\p{{L}}{_LEET}](?P<s>[ .\-_*/|~·•])[\p{{L}}{_LEET}]"
@@ -20,8 +22,11 @@ _SPELLED = regex.compile(
 )
 _WORD = regex.compile(rf"[\p{{L}}*{_LEET}]*\p{{L}}[\p{{L}}*{_LEET}]*")
 _SIGNS = "@#%&$_-"
+_STARS = str.maketrans(dict.fromkeys(_SIGNS, "*"))
+# Bounded, far above the longest word that is looked up: linear in the text, whatever it holds.
 _MASKED = regex.compile(
-    rf"(?<![\p{{L}}\p{{N}}])\p{{L}}[\p{{L}}*{_SIGNS}]*[{_SIGNS}][\p{{L}}*{_SIGNS}]*\p{{L}}(?![\p{{L}}\p{{N}}])"
+    rf"(?<![\p{{L}}\p{{N}}])\p{{L}}[\p{{L}}*]{{0,30}}[{_SIGNS}][\p{{L}}*{_SIGNS}]{{0,30}}\p{{L}}"
+    r"(?![\p{L}\p{N}])"
 )
 _RUN = regex.compile(r"(\p{L})\1*")
 _DRAWN_OUT = regex.compile(r"(\p{L})\1")
@@ -57,16 +62,11 @@ class Reader:
         self._tokenizer = Tokenizer(model)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
         self._longest = longest
-        whole = [w for w in vocabulary if w.isalpha() and len(w) >= _LEAST]
-        self._often_hidden: dict[int, list[str]] = {}
-        for word in often_hidden:
-            self._often_hidden.setdefault(len(word), []).append(word)
-        self._by_length: dict[int, list[str]] = {}
-        self._by_letters: dict[str, list[str]] = {}
-        for word in dict.fromkeys([*often_hidden, *whole]):
-            self._by_length.setdefault(len(word), []).append(word)
-        for word in whole:
-            self._by_letters.setdefault(_RUN.sub(r"\1", word), []).append(word)
+        #: Words whose hidden or doubled letters are looked up, the most frequent first.
+        self.words = [w for w in vocabulary if w.isalpha() and len(w) >= _LEAST]
+        self._often_hidden = _grouped(often_hidden, len)
+        self._by_length = _grouped(dict.fromkeys([*often_hidden, *self.words]), len)
+        self._by_letters = _grouped(self.words, lambda word: _RUN.sub(r"\1", word))
 
     @classmethod
     def from_file(cls, path: Path, *, longest: int = 256) -> Reader:
@@ -96,8 +96,8 @@ class Reader:
         def masked(match: regex.Match[str]) -> str:
             nonlocal left
             left -= 1
-            shape = regex.sub(rf"[{_SIGNS}]", "*", match[0])
-            return (left >= 0 and _fitting(shape, self._often_hidden)) or match[0]
+            found = left >= 0 and _fitting(match[0].translate(_STARS), self._often_hidden)
+            return found or match[0]
 
         def known(match: regex.Match[str]) -> str:
             nonlocal left
@@ -143,6 +143,13 @@ class Reader:
             )
         ]
         return max(fitting, key=len, default=None)
+
+
+def _grouped(words: Iterable[str], key: Callable[[str], _K]) -> Mapping[_K, Sequence[str]]:
+    groups: dict[_K, list[str]] = {}
+    for word in words:
+        groups.setdefault(key(word), []).append(word)
+    return groups
 
 
 def _fitting(shape: str, by_length: Mapping[int, Sequence[str]]) -> str | None:

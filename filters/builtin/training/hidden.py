@@ -20,7 +20,7 @@ _SLOTS = ("slur", "insult")
 
 def often_hidden(model: Network, calibration: Calibration, reader: Reader) -> list[str]:
     """Words of four letters and more, those that sound coarsest first, then the slots'."""
-    words = [word for word in reader.vocabulary if word.isalpha() and len(word) >= 4]
+    words = reader.words
     scores = calibration.scores(predict(model, reader(words)))
     coarse, violent = scores[:, _COARSE].amax(1).tolist(), scores[:, _VIOLENT].tolist()
     listed = [

@@ -65,3 +65,9 @@ def test_hidden_letters_are_those_of_words_that_are_often_hidden() -> None:
     for sign in "@#%&$_-":
         assert knowing.clean(f"what a sl{sign}t") == "what a slut"
     assert knowing.clean("well-known b-tte, sl--, a-slot") == "well-known b-tte, sl--, a-slot"
+
+
+@pytest.mark.parametrize("text", ["a" + "-" * 200_000, "a*" * 100_000, "a-" * 100_000 + "1"])
+def test_signs_without_end_are_read_in_linear_time(text: str) -> None:
+    reader = Reader([*Reader.SPECIALS, *WORDS], often_hidden=["idiot"])
+    assert reader.clean(text) == text
