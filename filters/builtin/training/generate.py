@@ -87,9 +87,14 @@ def _family(entry: Mapping[str, Any], language: str, frames: Mapping[str, Sequen
     )
 
 
-def generate(seed: int, count: int) -> Iterator[Twins]:
-    """`count` draws from all families, by their weights times the root of their pairs."""
-    families, slots = load()
+def generate(seed: int, count: int, *, acts: Sequence[str] = ()) -> Iterator[Twins]:
+    """`count` draws from all families, by their weights times the root of their pairs.
+
+    acts: more fillings of the English slot `act`.
+    """
+    families, listed = load()
+    english = {**listed["en"], "act": [*listed["en"]["act"], *acts]}
+    slots = {**listed, "en": english}
     chance = random.Random(seed)
     weights = [family.weight * len(family.pairs) ** 0.5 for family in families]
     for family in chance.choices(families, weights, k=count):

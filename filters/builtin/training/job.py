@@ -96,8 +96,10 @@ def _begin(job: Job) -> None:
     (job.work / "words.json").write_text(json.dumps(_back(known)), encoding="utf-8")
     trained = job.base / "classifier.safetensors"
     if trained.exists():
-        text = (job.base / "vocabulary.txt").read_text(encoding="utf-8")
-        (job.work / "vocabulary.txt").write_text(text, encoding="utf-8")
+        for name in ("vocabulary.txt", "often_hidden.txt"):  # texts are read as they are served
+            if (job.base / name).exists():
+                text = (job.base / name).read_text(encoding="utf-8")
+                (job.work / name).write_text(text, encoding="utf-8")
         for stage in ("french.pt", "start.pt"):
             torch.save(quantise.read(trained), job.work / stage)
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from filters.builtin.training.acts import acts
 from filters.builtin.training.generate import generate
 from filters.builtin.training.rows import Row, read_rows
 
@@ -64,7 +65,7 @@ def split(data: Path, *, seed: int, made: int) -> Split:
         training += taken * plan["repeat"].get(source, 1)
         used = {row.text for row in taken}
         unused += [r for r in rows if r.labels.get("unsafe") == 0 and r.text not in used]
-    for twins in generate(seed, made):
+    for twins in generate(seed, made, acts=acts(training)):
         # Whole pairs are held out, in whatever frame and filling they come.
         side = held_out if twins.pair % 12 == 5 else training
         side += [twins.harmful, twins.harmless]
