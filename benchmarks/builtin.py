@@ -1,6 +1,6 @@
 """The built-in classifier on labelled files: ranking, false alarms, speed.
 
-    python -m benchmarks.builtin FILE.jsonl.gz…     a line per file and category
+    python -m benchmarks.builtin FILE.jsonl[.gz]…   a line per file and category
     python -m benchmarks.builtin --speed            one thread: loading, one text, batches, memory
 
 A false alarm is a harmless text that scores 0.5 or more. Files have the form that

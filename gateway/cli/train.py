@@ -25,12 +25,27 @@ train.add_command(probe)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where files go.")
 @click.option(
     "--base",
+    "bases",
     type=_FOLDER,
     required=True,
+    multiple=True,
     help="Folder with the base encoder (model.safetensors and vocab.txt), or with "
-    "a classifier trained before.",
+    "a classifier trained before; of several such, it begins with the mean of their weights.",
 )
-@click.option("--minutes", type=float, default=60.0, show_default=True, help="Time for the fit.")
+@click.option(
+    "--share",
+    "shares",
+    type=click.FloatRange(0, min_open=True),
+    multiple=True,
+    help="Of each --base in that mean, in their order; without, they are equal.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Time for the fit; 0: what it begins with is calibrated and written.",
+)
 @click.option("--french", type=float, default=18.0, show_default=True, help="And for French.")
 @click.option("--made", type=int, default=24_000, show_default=True, help="Pairs to generate.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
@@ -55,7 +70,8 @@ train.add_command(probe)
 def classifier(
     data: Path,
     out: Path,
-    base: Path,
+    bases: tuple[Path, ...],
+    shares: tuple[float, ...],
     minutes: float,
     french: float,
     made: int,
@@ -70,8 +86,14 @@ def classifier(
     """Train the built-in classifier. Called again with the same --out, it goes on."""
     if device != "cpu" and workers > 1:
         raise click.UsageError("--workers are processes on CPUs: with --device there is one")
-    if keep and not (base / "classifier.safetensors").exists():
-        raise click.UsageError(f"--keep: in {base} there is no classifier.safetensors to keep of")
+    if shares and len(shares) != len(bases):
+        raise click.UsageError(f"{len(shares)} --share for {len(bases)} --base")
+    if len(set(bases)) < len(bases):
+        raise click.UsageError("--base: the same folder twice")
+    for base in bases:
+        if (keep or len(bases) > 1) and not (base / "classifier.safetensors").exists():
+            why = "keep" if keep else "take a mean"
+            raise click.UsageError(f"in {base} there is no classifier.safetensors to {why} of")
     steps = import_module("filters.builtin.training.job")
     with click.progressbar(length=1000, label="training", show_eta=False) as bar:
         stage, done = "", 0
@@ -87,7 +109,7 @@ def classifier(
         job = steps.Job(
             data,
             out,
-            base,
+            dict(zip(bases, shares or [1.0] * len(bases), strict=True)),
             minutes,
             french,
             made,
@@ -99,5 +121,8 @@ def classifier(
             rate,
             keep,
         )
-        import_module("filters.builtin.training.run").train(job, workers=workers)
+        try:
+            import_module("filters.builtin.training.run").train(job, workers=workers)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
     click.echo(f"written to {out}")

@@ -1,7 +1,7 @@
 """What harmful requests ask for, as infinitives: rows may then speak of the same deeds harmlessly.
 
 Sets of harmful requests hold nearly no harmless ones, so a network learns their topics as harmful.
-Their deeds fill the slot `act` of `templates/families.restated.en.yaml`, on both sides of its pairs.
+Their deeds fill the slot `act` of `templates/families.restated.en.yaml`, on both sides of a pair.
 (English only: the French requests at hand are too few and too long. `slots.fr.yaml` lists some.)
 """
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from ruamel.yaml import YAML
+from torch import Tensor
 
 from filters.builtin.encoder import Network, Shape
 from filters.builtin.text import Reader
@@ -36,16 +37,20 @@ from filters.views import fold
 _LEXICON = Path(__file__).with_name("lexicon.yaml")
 #: Tokens of a training text at most. What is longer is cut there.
 _TOKENS = 128
+#: The file by which a folder is known to hold a classifier.
+WEIGHTS = "classifier.safetensors"
 Tell = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """data: folder with `train/` and `lm/`. base: folder with the encoder and its `vocab.txt`, or
-    with a classifier that was trained before, to train on from there.
+    """data: folder with `train/` and `lm/`. bases: folder with the encoder and its `vocab.txt`, or
+    folders with classifiers that were trained before, to train on from the mean of their weights,
+    each with its share (a model soup, Wortsman et al. 2022).
 
-    minutes: time for the fit; `french`: for teaching French before it. made: pairs of generated
-    rows. tell: told a stage's name and the share of it that is done. bfloat16: see `Plan`.
+    minutes: time for the fit, 0 for none; `french`: for teaching French before it. made: pairs of
+    generated rows. tell: told a stage's name and the share of it that is done. bfloat16: see
+    `Plan`.
     device: as torch names it, where the network learns. members: fits that differ in chance alone.
     keep: share of the weights that it began with in those that ship; see `run.finish`.
     rate: factor of the learning rates.
@@ -53,7 +58,7 @@ class Job:
 
     data: Path
     out: Path
-    base: Path
+    bases: Mapping[Path, float]
     minutes: float
     french: float
     made: int
@@ -94,20 +99,22 @@ def _begin(job: Job) -> None:
     pairs = list(read_pairs(job.data / "lm" / "tatoeba_pairs.jsonl.gz"))
     known = _known(pairs)
     (job.work / "words.json").write_text(json.dumps(_back(known)), encoding="utf-8")
-    trained = job.base / "classifier.safetensors"
-    if trained.exists():
+    base, *others = job.bases
+    if (base / WEIGHTS).exists():
         for name in ("vocabulary.txt", "often_hidden.txt"):  # texts are read as they are served
-            if (job.base / name).exists():
-                text = (job.base / name).read_text(encoding="utf-8")
+            if (base / name).exists():
+                text = (base / name).read_text(encoding="utf-8")
                 (job.work / name).write_text(text, encoding="utf-8")
         for stage in ("french.pt", "start.pt"):
-            torch.save(quantise.read(trained), job.work / stage)
+            torch.save(_mean(job.bases), job.work / stage)
         return
+    if others:
+        raise ValueError(f"{base}: no classifier, of which several could have a mean")
     lexicon = _lexicon()
     rows = [r for f in sorted((job.data / "train").glob("*.gz")) for r in read_rows(f)]
     french = [r.text for r in rows if r.language == "fr"]
     novels = job.data / "lm" / "eltec_fr.jsonl.gz"
-    old = (job.base / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    old = (base / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     pieces = vocabulary.build(
         old,
         [r.text[:600] for r in rows if r.language != "fr"] + [e for e, _ in pairs[::2]],
@@ -118,12 +125,26 @@ def _begin(job: Job) -> None:
         new=12_000,
     )
     job.tell("vocabulary", 0.6)
-    base = read_base(job.base)
-    state = {**base, "tokens.weight": begin_embeddings(pieces, old, base["tokens.weight"], known)}
-    state["positions.weight"] = base["positions.weight"][: Shape(1).positions].clone()
+    read = read_base(base)
+    state = {**read, "tokens.weight": begin_embeddings(pieces, old, read["tokens.weight"], known)}
+    state["positions.weight"] = read["positions.weight"][: Shape(1).positions].clone()
     (job.work / "vocabulary.txt").write_text("\n".join(pieces), encoding="utf-8")
     torch.save(state, job.work / "start.pt")
     job.tell("vocabulary", 1.0)
+
+
+def _mean(bases: Mapping[Path, float]) -> dict[str, Tensor]:
+    """Raises ValueError if they have no vocabulary in common."""
+    texts = {(base / "vocabulary.txt").read_text(encoding="utf-8") for base in bases}
+    if len(texts) > 1:
+        raise ValueError(f"these have different vocabularies: {', '.join(map(str, bases))}")
+    total = sum(bases.values())
+    mean: dict[str, Tensor] = {}
+    for base, share in bases.items():
+        for name, tensor in quantise.read(base / WEIGHTS).items():
+            part = tensor * (share / total)
+            mean[name] = mean[name] + part if name in mean else part
+    return mean
 
 
 def _lexicon() -> dict[str, str]:

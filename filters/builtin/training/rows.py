@@ -1,4 +1,4 @@
-"""Rows of labelled text: gzip JSON Lines, one file a source."""
+"""Rows of labelled text: JSON Lines, with gzip or without, one file a source."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of one file `NAME.jsonl.gz` whose labels name one of our categories."""
-    source = path.name.removesuffix(".jsonl.gz")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
+    """The rows of one file `NAME.jsonl[.gz]` whose labels name one of our categories."""
+    source = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
             labels = {c: float(v) for c, v in row["labels"].items() if c in CATEGORIES}

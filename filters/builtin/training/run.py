@@ -19,7 +19,7 @@ from filters.builtin.training.card import write_card
 from filters.builtin.training.examples import Example, Examples
 from filters.builtin.training.fit import Fit, Plan, predict
 from filters.builtin.training.hidden import often_hidden
-from filters.builtin.training.job import Job, network, prepare
+from filters.builtin.training.job import WEIGHTS, Job, network, prepare
 from filters.builtin.training.mining import hardest, ranking
 
 #: Share of ordinary texts that may score above 0.5. `unsafe` sums the others up, so it may more.
@@ -112,6 +112,10 @@ def _phases(job: Job, fit: Fit, member: int, rank: int, size: int) -> None:
             fit.run(lambda done, _: job.tell(f"fit {member + 1}", done), save, until=minutes)
         return behind
 
+    if job.minutes <= 0:  # what it begins with ships: see `Job.bases`
+        if rank == 0:
+            _keep_best(job, fit.network, member)
+        return
     until(MINED)
     fit.add(_mined(job, fit.network, member, rank, size))
     for share in STOPS:
@@ -170,7 +174,7 @@ def finish(job: Job) -> None:
     }
     scored = calibration.scores(predict(model, [row.ids for row in held.rows]))
     ranges = quantise.input_ranges(model, [row.ids for row in kept.rows[:256]])
-    quantise.save(model, ranges, job.out / "classifier.safetensors", about)
+    quantise.save(model, ranges, job.out / WEIGHTS, about)
     text = (job.work / "vocabulary.txt").read_text(encoding="utf-8")
     (job.out / "vocabulary.txt").write_text(text, encoding="utf-8")
     hidden = often_hidden(model, calibration, Reader.from_file(job.work / "vocabulary.txt"))

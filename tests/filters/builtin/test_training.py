@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_from_data_to_files_that_work(data: Path, base: Path, tmp_path: Path) ->
         assert 0 <= share <= 1
         stages.append(stage)
 
-    job = Job(data, tmp_path, base, 0.06, 0.005, 40, 0, tell, members=2)
+    job = Job(data, tmp_path, {base: 1.0}, 0.06, 0.005, 40, 0, tell, members=2)
     train(job)
     assert list(dict.fromkeys(stages)) == [
         *("vocabulary", "French", "examples", "fit 1", "fit 2", "calibration")
@@ -123,10 +124,31 @@ def test_from_data_to_files_that_work(data: Path, base: Path, tmp_path: Path) ->
     assert (tmp_path / "classifier.safetensors").read_bytes() == before
     # And on from what was trained: with no time to learn it stays what it was.
     stages.clear()
-    train(Job(data, tmp_path / "on", tmp_path, 1e-9, 1.0, 40, 0, tell, keep=0.5))
+    train(Job(data, tmp_path / "on", {tmp_path: 1.0}, 1e-9, 1.0, 40, 0, tell, keep=0.5))
     assert "French" not in stages
     old, new = (read(folder / "classifier.safetensors") for folder in (tmp_path, tmp_path / "on"))
     assert torch.allclose(old["scores.weight"], new["scores.weight"], atol=1e-2)
+    hidden = (tmp_path / "on" / "work" / "often_hidden.txt").read_text(encoding="utf-8")
+    assert hidden == (tmp_path / "often_hidden.txt").read_text(encoding="utf-8")
+
+
+def test_a_mean_of_classifiers_is_calibrated_without_a_fit(
+    data: Path, base: Path, tmp_path: Path
+) -> None:
+    one, other, mean = (tmp_path / name for name in ("one", "other", "mean"))
+    for seed, folder in enumerate((one, other)):
+        train(Job(data, folder, {base: 1.0}, 0.01, 0.001, 40, seed, lambda *_: None))
+    job = Job(data, mean, {one: 3.0, other: 1.0}, 0.0, 1.0, 40, 0, lambda *_: None)
+    train(job)
+    first, second, made = (read(f / "classifier.safetensors") for f in (one, other, mean))
+    assert not torch.allclose(first["hidden.bias"], second["hidden.bias"])
+    expected = 0.75 * first["hidden.bias"] + 0.25 * second["hidden.bias"]
+    assert torch.allclose(made["hidden.bias"], expected, atol=1e-6)
+    assert not list(job.work.glob("mined-*"))
+    assert len(Model(mean).score(["you are an idiot!"])[0]) == len(CATEGORIES)
+    (other / "vocabulary.txt").write_text("[PAD]", encoding="utf-8")
+    with pytest.raises(ValueError, match="different vocabularies"):
+        train(replace(job, out=tmp_path / "none"))
 
 
 def test_the_base_computes_what_it_did(base: Path) -> None:
