@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import regex
 from ruamel.yaml import YAML
 
 from filters.builtin.training.acts import acts
@@ -44,6 +45,12 @@ def harmful(row: Row) -> bool:
     return max(row.labels.values(), default=0.0) >= 0.5
 
 
+def doubtful(row: Row, pattern: regex.Pattern[str]) -> bool:
+    """Whether `unsafe` is the only harm that a row is said to have, and the pattern is in it."""
+    said = {category for category, value in row.labels.items() if value >= 0.5}
+    return said == {"unsafe"} and bool(pattern.search(row.text))
+
+
 def split(data: Path, *, seed: int, made: int) -> Split:
     """Read `data/*.jsonl.gz` and draw `made` pairs of generated rows."""
     plan = YAML(typ="safe").load(_PLAN)
@@ -58,6 +65,8 @@ def split(data: Path, *, seed: int, made: int) -> Split:
         if source in plan["held_out"]:
             held_out += rows
             continue
+        if doubted := plan["doubtful"].get(source):
+            rows = [row for row in rows if not doubtful(row, regex.compile(doubted))]
         spare = [row for row in rows if kept(row.text)]
         calibration += chance.sample(spare, min(len(spare), 600))
         rows = [row for row in rows if not kept(row.text)]

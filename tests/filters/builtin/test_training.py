@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import regex
 import torch
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
@@ -25,7 +26,7 @@ from filters.builtin.training.job import Job
 from filters.builtin.training.quantise import read
 from filters.builtin.training.rows import Row
 from filters.builtin.training.run import train
-from filters.builtin.training.sampling import balanced, kept
+from filters.builtin.training.sampling import balanced, doubtful, kept
 from filters.builtin.weights import load
 
 PAIRS = [("the dog sleeps", "le chien dort"), ("the cat sleeps", "le chat dort")] * 6 + [
@@ -149,6 +150,15 @@ def test_a_mean_of_classifiers_is_calibrated_without_a_fit(
     (other / "vocabulary.txt").write_text("[PAD]", encoding="utf-8")
     with pytest.raises(ValueError, match="different vocabularies"):
         train(replace(job, out=tmp_path / "none"))
+
+
+def test_what_is_only_unsafe_is_doubted_by_a_pattern() -> None:
+    pattern = regex.compile("I cannot")
+    refusal = Row("I cannot help with that.", {"unsafe": 1.0, "illicit": 0.0}, "en", "s")
+    assert doubtful(refusal, pattern)
+    assert not doubtful(replace(refusal, labels={"unsafe": 1.0, "illicit": 1.0}), pattern)
+    assert not doubtful(replace(refusal, labels={"unsafe": 0.0}), pattern)
+    assert not doubtful(replace(refusal, text="Sure, here it is."), pattern)
 
 
 def test_the_base_computes_what_it_did(base: Path) -> None:
