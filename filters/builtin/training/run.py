@@ -22,8 +22,8 @@ from filters.builtin.training.hidden import often_hidden
 from filters.builtin.training.job import WEIGHTS, Job, network, prepare
 from filters.builtin.training.mining import hardest, ranking
 
-#: Share of ordinary texts that may score above 0.5. `unsafe` sums the others up, so it may more.
-FALSE_ALARMS = dict.fromkeys(CATEGORIES, 0.005) | {"unsafe": 0.01}
+#: Share of ordinary texts that may score above 0.5.
+FALSE_ALARMS = dict.fromkeys(CATEGORIES, 0.005)
 #: Shares of the time after which the network's errors are added to what it learns from, and after
 #: which it is judged on what is held out; what it was when it did best is what ships.
 MINED = 0.5
