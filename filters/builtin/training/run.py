@@ -139,7 +139,7 @@ def _keep_best(job: Job, model: Network, member: int) -> None:
     """Keep the weights if they rank what is held out better than those kept before."""
     file = job.work / f"best-{member}.pt"
     now = ranking(model, Examples.load(job.work / "held.pt"))
-    before = 0.0
+    before = -1.0  # less than any: the first is kept, however badly it ranks
     if file.exists():
         before = torch.load(file, map_location="cpu", weights_only=True)["ranking"]
     if now > before:
