@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Twins:
     harmless: Row
 
 
+@cache
 def load(
     folder: Path = TEMPLATES,
 ) -> tuple[list[Family], Mapping[str, Mapping[str, Sequence[str]]]]:

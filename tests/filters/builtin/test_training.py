@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 from filters.builtin.categories import CATEGORIES
-from filters.builtin.encoder import Network
+from filters.builtin.encoder import Network, Shape
 from filters.builtin.model import Model
 from filters.builtin.text import Reader
 from filters.builtin.training.alignment import translations
@@ -23,7 +23,7 @@ from filters.builtin.training.augment import among, disguise, half_translated, p
 from filters.builtin.training.base import read_base, shape_of
 from filters.builtin.training.calibrate import calibrate, temperature, threshold
 from filters.builtin.training.job import Job
-from filters.builtin.training.quantise import read
+from filters.builtin.training.quantise import read, save
 from filters.builtin.training.rows import Row
 from filters.builtin.training.run import train
 from filters.builtin.training.sampling import balanced, doubtful, kept
@@ -137,8 +137,13 @@ def test_a_mean_of_classifiers_is_calibrated_without_a_fit(
     data: Path, base: Path, tmp_path: Path
 ) -> None:
     one, other, mean = (tmp_path / name for name in ("one", "other", "mean"))
+    words = (base / "vocab.txt").read_text(encoding="utf-8").rstrip("\n")
     for seed, folder in enumerate((one, other)):
-        train(Job(data, folder, {base: 1.0}, 0.01, 0.001, 40, seed, lambda *_: None))
+        folder.mkdir()
+        (folder / "vocabulary.txt").write_text(words, encoding="utf-8")
+        torch.manual_seed(seed)
+        network = Network(Shape(len(words.split("\n")), 64, 2, 1, 64, 128))
+        save(network, {}, folder / "classifier.safetensors", {})
     job = Job(data, mean, {one: 3.0, other: 1.0}, 0.0, 1.0, 40, 0, lambda *_: None)
     train(job)
     first, second, made = (read(f / "classifier.safetensors") for f in (one, other, mean))
