@@ -143,7 +143,7 @@ async def test_what_nobody_waits_for_is_not_scored() -> None:
     left = asyncio.create_task(batcher.score(["left"]))
     await asyncio.sleep(0)
     left.cancel()
-    await asyncio.sleep(0)
+    await asyncio.wait([left])  # it takes some turns of the loop until the worker is told
     model.gate.set()
     await first
     await batcher.score(["last"])
