@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.screen import WORDS
 from filters.batching import Batcher, TextModel
-from filters.builtin.scorer import BuiltinModel
+from filters.builtin.scorer import WEIGHTS, BuiltinModel
 from filters.registry import Resources
 from filters.sequence_classifier import SequenceClassifier
 from filters.types import Context, Piece
@@ -46,7 +46,7 @@ def opened(name: str, folder: Path) -> tuple[TextModel, Count]:
     if name == "random":
         name = random_bert(folder)
     where = Path(name)
-    if name == "builtin" or (where / "classifier.safetensors").exists():
+    if name == "builtin" or (where / WEIGHTS).exists():
         made = BuiltinModel() if name == "builtin" else BuiltinModel(where)
         made.compute([""])
         reader: Any = made._model._reader  # noqa: SLF001  (counting tokens is no part of it)

@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import gzip
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
 
+from filters.builtin.training.rows import read_texts
 from filters.regex import RegexFilter
 from filters.registry import Resources
 from filters.types import Context, Filter, Piece
@@ -57,13 +56,6 @@ async def finds(made: ViewedFilter, text: str) -> bool:
     return bool((await scan.feed(Piece(text), final=True)).findings)
 
 
-def texts(file: Path) -> Iterator[str]:
-    opened = gzip.open if file.suffix == ".gz" else open
-    with opened(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)["text"]
-
-
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--terms", type=Path, required=True)
@@ -99,7 +91,7 @@ def make_plain(terms: list[str]) -> ViewedFilter:
 
 
 async def _each(made: ViewedFilter, file: Path) -> AsyncIterator[bool]:
-    for text in texts(file):
+    for text in read_texts(file):
         yield await finds(made, text)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from filters.builtin.scorer import WEIGHTS
 from filters.builtin.text import Reader
 from filters.builtin.weights import load
 
@@ -25,7 +26,7 @@ class Model:
     """folder: `classifier.safetensors` and `vocabulary.txt`, as `gardefou train` writes them."""
 
     def __init__(self, folder: Path) -> None:
-        self._network, about = load(folder / "classifier.safetensors")
+        self._network, about = load(folder / WEIGHTS)
         self._longest = self._network.shape.positions
         self._reader = Reader.from_file(folder / "vocabulary.txt", longest=100_000)
         self._slope = torch.tensor(about["calibration"]["slope"])

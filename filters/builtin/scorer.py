@@ -15,6 +15,8 @@ from filters.errors import FilterConfigError
 #: The name that policies call it by.
 NAME = "builtin"
 FOLDER = Path(__file__).parent / "weights"
+#: The file by which a folder is known to hold a classifier.
+WEIGHTS = "classifier.safetensors"
 _NEEDED = ("torch", "tokenizers", "safetensors")
 
 
@@ -25,7 +27,7 @@ def missing() -> str | None:
             f"the built-in classifier needs {', '.join(lacking)}: install gardefou[local]"
             " (the policy `patterns` does without)"
         )
-    if not (FOLDER / "classifier.safetensors").exists():
+    if not (FOLDER / WEIGHTS).exists():
         return f"the built-in classifier's weights are not in {FOLDER}"
     return None
 

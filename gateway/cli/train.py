@@ -90,10 +90,6 @@ def classifier(
         raise click.UsageError(f"{len(shares)} --share for {len(bases)} --base")
     if len(set(bases)) < len(bases):
         raise click.UsageError("--base: the same folder twice")
-    for base in bases:
-        if (keep or len(bases) > 1) and not (base / "classifier.safetensors").exists():
-            why = "keep" if keep else "take a mean"
-            raise click.UsageError(f"in {base} there is no classifier.safetensors to {why} of")
     steps = import_module("filters.builtin.training.job")
     with click.progressbar(length=1000, label="training", show_eta=False) as bar:
         stage, done = "", 0
@@ -106,23 +102,23 @@ def classifier(
             bar.update(int(1000 * share) - done)
             done = int(1000 * share)
 
-        job = steps.Job(
-            data,
-            out,
-            dict(zip(bases, shares or [1.0] * len(bases), strict=True)),
-            minutes,
-            french,
-            made,
-            seed,
-            tell,
-            bfloat16,
-            device,
-            members,
-            rate,
-            keep,
-        )
         try:
-            import_module("filters.builtin.training.run").train(job, workers=workers)
+            job = steps.Job(
+                data,
+                out,
+                dict(zip(bases, shares or [1.0] * len(bases), strict=True)),
+                minutes,
+                french,
+                made,
+                seed,
+                tell,
+                bfloat16,
+                device,
+                members,
+                rate,
+                keep,
+            )
         except ValueError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.UsageError(str(error)) from error
+        import_module("filters.builtin.training.run").train(job, workers=workers)
     click.echo(f"written to {out}")

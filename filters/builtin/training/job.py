@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from filters.builtin.encoder import Network, Shape
+from filters.builtin.scorer import WEIGHTS
 from filters.builtin.text import Reader
 from filters.builtin.training import quantise, sampling, vocabulary
 from filters.builtin.training.alignment import translations
@@ -37,8 +38,6 @@ from filters.views import fold
 _LEXICON = Path(__file__).with_name("lexicon.yaml")
 #: Tokens of a training text at most. What is longer is cut there.
 _TOKENS = 128
-#: The file by which a folder is known to hold a classifier.
-WEIGHTS = "classifier.safetensors"
 Tell = Callable[[str, float], None]
 
 
@@ -53,7 +52,8 @@ class Job:
     `Plan`.
     device: as torch names it, where the network learns. members: fits that differ in chance alone.
     keep: share of the weights that it began with in those that ship; see `run.finish`.
-    rate: factor of the learning rates.
+    rate: factor of the learning rates. Raises ValueError for bases that have no mean, or nothing to
+    keep of.
     """
 
     data: Path
@@ -69,6 +69,17 @@ class Job:
     members: int = 1
     rate: float = 1.0
     keep: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.keep and len(self.bases) == 1:
+            return
+        for base in self.bases:
+            if not (base / WEIGHTS).exists():
+                why = "keep" if self.keep else "take a mean"
+                raise ValueError(f"in {base} there is no {WEIGHTS} to {why} of")
+        if len({(base / "vocabulary.txt").read_text(encoding="utf-8") for base in self.bases}) > 1:
+            names = ", ".join(map(str, self.bases))
+            raise ValueError(f"these have different vocabularies: {names}")
 
     @property
     def work(self) -> Path:
@@ -99,17 +110,16 @@ def _begin(job: Job) -> None:
     pairs = list(read_pairs(job.data / "lm" / "tatoeba_pairs.jsonl.gz"))
     known = _known(pairs)
     (job.work / "words.json").write_text(json.dumps(_back(known)), encoding="utf-8")
-    base, *others = job.bases
+    base = next(iter(job.bases))
     if (base / WEIGHTS).exists():
+        mean = _mean(job.bases)
         for name in ("vocabulary.txt", "often_hidden.txt"):  # texts are read as they are served
             if (base / name).exists():
                 text = (base / name).read_text(encoding="utf-8")
                 (job.work / name).write_text(text, encoding="utf-8")
         for stage in ("french.pt", "start.pt"):
-            torch.save(_mean(job.bases), job.work / stage)
+            torch.save(mean, job.work / stage)
         return
-    if others:
-        raise ValueError(f"{base}: no classifier, of which several could have a mean")
     lexicon = _lexicon()
     rows = [r for f in sorted((job.data / "train").glob("*.gz")) for r in read_rows(f)]
     french = [r.text for r in rows if r.language == "fr"]
@@ -134,10 +144,6 @@ def _begin(job: Job) -> None:
 
 
 def _mean(bases: Mapping[Path, float]) -> dict[str, Tensor]:
-    """Raises ValueError if they have no vocabulary in common."""
-    texts = {(base / "vocabulary.txt").read_text(encoding="utf-8") for base in bases}
-    if len(texts) > 1:
-        raise ValueError(f"these have different vocabularies: {', '.join(map(str, bases))}")
     total = sum(bases.values())
     mean: dict[str, Tensor] = {}
     for base, share in bases.items():

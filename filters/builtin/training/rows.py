@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filters.builtin.categories import CATEGORIES
 
@@ -24,25 +25,26 @@ class Row:
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one file `NAME.jsonl[.gz]` whose labels name one of our categories."""
     source = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            labels = {c: float(v) for c, v in row["labels"].items() if c in CATEGORIES}
-            if labels and row["text"].strip():
-                yield Row(row["text"], labels, row["lang"], source)
+    for row in _objects(path):
+        labels = {c: float(v) for c, v in row["labels"].items() if c in CATEGORIES}
+        if labels and row["text"].strip():
+            yield Row(row["text"], labels, row["lang"], source)
 
 
 def read_pairs(path: Path) -> Iterator[tuple[str, str]]:
     """Sentences in English and in French."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            yield row["prompt"], row["response"]
+    for row in _objects(path):
+        yield row["prompt"], row["response"]
 
 
 def read_texts(path: Path) -> Iterator[str]:
     """Plain texts."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
+    for row in _objects(path):
+        yield row["text"]
+
+
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as lines:
         for line in lines:
-            yield json.loads(line)["text"]
+            yield json.loads(line)

@@ -13,13 +13,14 @@ from torch import Tensor, distributed, multiprocessing
 
 from filters.builtin.categories import CATEGORIES
 from filters.builtin.encoder import Network
+from filters.builtin.scorer import WEIGHTS
 from filters.builtin.text import Reader
 from filters.builtin.training import calibrate, quantise
 from filters.builtin.training.card import write_card
 from filters.builtin.training.examples import Example, Examples
 from filters.builtin.training.fit import Fit, Plan, predict
 from filters.builtin.training.hidden import often_hidden
-from filters.builtin.training.job import WEIGHTS, Job, network, prepare
+from filters.builtin.training.job import Job, network, prepare
 from filters.builtin.training.mining import hardest, ranking
 
 #: Share of ordinary texts that may score above 0.5.
@@ -112,12 +113,9 @@ def _phases(job: Job, fit: Fit, member: int, rank: int, size: int) -> None:
             fit.run(lambda done, _: job.tell(f"fit {member + 1}", done), save, until=minutes)
         return behind
 
-    if job.minutes <= 0:  # what it begins with ships: see `Job.bases`
-        if rank == 0:
-            _keep_best(job, fit.network, member)
-        return
     until(MINED)
-    fit.add(_mined(job, fit.network, member, rank, size))
+    if job.minutes:  # else what it begins with ships, and errors would teach nobody
+        fit.add(_mined(job, fit.network, member, rank, size))
     for share in STOPS:
         if until(share) and rank == 0:
             _keep_best(job, fit.network, member)

@@ -65,8 +65,9 @@ def split(data: Path, *, seed: int, made: int) -> Split:
         if source in plan["held_out"]:
             held_out += rows
             continue
-        if doubted := plan["doubtful"].get(source):
-            rows = [row for row in rows if not doubtful(row, regex.compile(doubted))]
+        if source in plan["doubtful"]:
+            pattern = regex.compile(plan["doubtful"][source])
+            rows = [row for row in rows if not doubtful(row, pattern)]
         spare = [row for row in rows if kept(row.text)]
         calibration += chance.sample(spare, min(len(spare), 600))
         rows = [row for row in rows if not kept(row.text)]

@@ -102,7 +102,8 @@ def test_from_data_to_files_that_work(data: Path, base: Path, tmp_path: Path) ->
         assert 0 <= share <= 1
         stages.append(stage)
 
-    job = Job(data, tmp_path, {base: 1.0}, 0.06, 0.005, 40, 0, tell, members=2)
+    # With this seed seven of the forty pairs are held out: a ranking by fewer may be 0 by chance.
+    job = Job(data, tmp_path, {base: 1.0}, 0.06, 0.005, 40, 7, tell, members=2)
     train(job)
     assert list(dict.fromkeys(stages)) == [
         *("vocabulary", "French", "examples", "fit 1", "fit 2", "calibration")
@@ -116,7 +117,7 @@ def test_from_data_to_files_that_work(data: Path, base: Path, tmp_path: Path) ->
     assert bad[toxicity] > max(0.5, other[toxicity])
     rankings = load(tmp_path / "classifier.safetensors")[1]["rankings"]
     assert set(rankings) == {"member 1", "member 2", "mean"}
-    assert all(0 <= value <= 1 for value in rankings.values())
+    assert all(0 < value <= 1 for value in rankings.values())
     # Again: nothing is left to do but to calibrate, and the files stay the same.
     before = (tmp_path / "classifier.safetensors").read_bytes()
     stages.clear()
