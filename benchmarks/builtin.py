@@ -1,7 +1,6 @@
-"""The built-in classifier on labelled files: ranking, false alarms, speed.
+"""The built-in classifier on labelled files: ranking and false alarms. (Speed: `classifier.py`.)
 
     python -m benchmarks.builtin FILE.jsonl[.gz]…   a line per file and category
-    python -m benchmarks.builtin --speed            one thread: loading, one text, batches, memory
 
 A false alarm is a harmless text that scores 0.5 or more. Files have the form that
 `gardefou train classifier` reads. Lines: texts, and for each category with labels of both kinds the
@@ -12,14 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
-import statistics
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-
-import torch
 
 from filters.builtin.categories import CATEGORIES
 from filters.builtin.model import Model
@@ -64,47 +56,15 @@ def _cell(place: int, rows: list[Row], scores: list[list[float]]) -> str:
     )
 
 
-def speed() -> None:
-    """Times in milliseconds; medians."""
-    torch.set_num_threads(1)
-    began, before = time.perf_counter(), _memory()
-    model = Model(FOLDER)
-    model.score(["a"])
-    print(f"loading {1000 * (time.perf_counter() - began):.0f} ms, {_memory() - before:.0f} MB")
-    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "far", "away"]
-    for tokens in (16, 32, 64, 128, 256):
-        text = " ".join(words[n % len(words)] for n in range(tokens - 2))
-        alone = _median(partial(model.score, [text]))
-        many = _median(partial(model.score, [text] * 16)) / 16
-        print(f"{tokens} tokens: alone {alone:.1f} ms, each of 16 {many:.1f} ms")
-
-
-def _median(run: Callable[[], object], times: int = 15) -> float:
-    spent = []
-    for _ in range(times):
-        began = time.perf_counter()
-        run()
-        spent.append(1000 * (time.perf_counter() - began))
-    return statistics.median(spent)
-
-
-def _memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--most", type=int, default=100_000, help="texts of a file at most")
     parser.add_argument("--model", type=Path, default=FOLDER)
-    parser.add_argument("--speed", action="store_true")
     given = parser.parse_args()
-    if given.speed:
-        speed()
-    model = Model(given.model) if given.files else None
+    model = Model(given.model)
     for path in given.files:
-        if model is not None:
-            print(quality(model, path, given.most), flush=True)
+        print(quality(model, path, given.most), flush=True)
 
 
 if __name__ == "__main__":

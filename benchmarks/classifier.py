@@ -24,13 +24,10 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
-import torch
-
 from benchmarks.screen import WORDS
 from filters.batching import Batcher, TextModel
 from filters.builtin.scorer import WEIGHTS, BuiltinModel
 from filters.registry import Resources
-from filters.sequence_classifier import SequenceClassifier
 from filters.types import Context, Piece
 from policies.loader import parse
 from policies.plan import Policy
@@ -51,6 +48,8 @@ def opened(name: str, folder: Path) -> tuple[TextModel, Count]:
         made.compute([""])
         reader: Any = made._model._reader  # noqa: SLF001  (counting tokens is no part of it)
         return made, lambda text: len(reader([text])[0])
+    from filters.sequence_classifier import SequenceClassifier  # torch, which counts as memory
+
     labels = sequence_labels(name)
     model = SequenceClassifier(name, labels, activation="sigmoid", device="cpu")
     tokenizer: Any = model._tokenizer  # noqa: SLF001
@@ -201,7 +200,6 @@ def resident() -> float:
 
 
 def main(name: str, seconds: float) -> None:
-    torch.set_num_threads(1)
     before = resident()
     with tempfile.TemporaryDirectory() as folder:
         model, count = opened(name, Path(folder))
@@ -210,7 +208,7 @@ def main(name: str, seconds: float) -> None:
         alone_and_together(model, count)
         for number in (1, 8, 64):
             asyncio.run(streams(model, number, seconds))
-        print(f"{resident():.0f} MiB resident at most, torch and all")
+        print(f"{resident():.0f} MiB resident at most")
 
 
 if __name__ == "__main__":

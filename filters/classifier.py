@@ -17,7 +17,7 @@ from filters.windows import Windows, ends_sentence
 
 @cache
 def built_in() -> Scorer:
-    """The classifier that ships, one for the process. Raises FilterConfigError if it cannot run."""
+    """The classifier that ships, one for the process."""
     return Batcher(BuiltinModel(), name=BUILT_IN)
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from filters.batching import BatchedFinder, Batcher, SpanModel, TextModel
 from filters.breaker import CircuitBreaker
 from filters.builtin.scorer import NAME as BUILT_IN
-from filters.builtin.scorer import BuiltinModel, missing
+from filters.builtin.scorer import BuiltinModel
 from filters.errors import FilterConfigError
 from filters.guard_template import GuardTemplate, TemplateGuard
 from filters.registry import Resources
@@ -30,7 +30,7 @@ def make_classifiers(settings: Settings, metrics: Metrics | None) -> Mapping[str
         made = import_module("filters.sequence_classifier").SequenceClassifier
         model: TextModel = made(one.model, one.labels, activation=one.activation, device=one.device)
         classifiers[name] = Batcher(model, **batch_options(settings, name, metrics))
-    if BUILT_IN not in classifiers and missing() is None:
+    if BUILT_IN not in classifiers:
         model = BuiltinModel()
         classifiers[BUILT_IN] = Batcher(model, **batch_options(settings, BUILT_IN, metrics))
     return classifiers

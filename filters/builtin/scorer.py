@@ -1,49 +1,32 @@
-"""The built-in classifier as filters take it. Its first text loads torch and the weights."""
+"""The built-in classifier as filters take it. Its first text loads the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from filters.builtin.categories import CATEGORIES
-from filters.errors import FilterConfigError
 
 #: The name that policies call it by.
 NAME = "builtin"
 FOLDER = Path(__file__).parent / "weights"
 #: The file by which a folder is known to hold a classifier.
 WEIGHTS = "classifier.safetensors"
-_NEEDED = ("torch", "tokenizers", "safetensors")
-
-
-def missing() -> str | None:
-    """Why the built-in classifier cannot run here, or None."""
-    if lacking := [name for name in _NEEDED if find_spec(name) is None]:
-        return (
-            f"the built-in classifier needs {', '.join(lacking)}: install gardefou[local]"
-            " (the policy `patterns` does without)"
-        )
-    if not (FOLDER / WEIGHTS).exists():
-        return f"the built-in classifier's weights are not in {FOLDER}"
-    return None
 
 
 class BuiltinModel:
     """A `TextModel` of the built-in categories; 0.5 is the threshold that its card recommends.
 
     A text of more tokens than the network reads is scored in overlapping parts, and the highest
-    score of each category counts. Raises FilterConfigError if it cannot run here.
+    score of each category counts. Its first text raises FilterConfigError if the folder is none.
     """
 
     categories: Sequence[str] = CATEGORIES
 
     def __init__(self, folder: Path = FOLDER) -> None:
-        if folder == FOLDER and (reason := missing()):
-            raise FilterConfigError(reason)
         self._folder = folder
 
     @cached_property

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from filters.builtin.encoder import Shape
+from filters.builtin.training.encoder import Shape
 
 #: The six matrices of a layer.
 _MATRICES = (
@@ -34,7 +34,7 @@ _NAMES = {
 
 
 def read_base(folder: Path) -> dict[str, Tensor]:
-    """The weights by the names of `filters.builtin.encoder.Network`, without head.
+    """The weights by the names of `filters.builtin.training.encoder.Network`, without head.
 
     folder: has `model.safetensors` with transformers' names.
     """

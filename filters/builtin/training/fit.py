@@ -14,8 +14,8 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from filters.builtin.categories import CATEGORIES
-from filters.builtin.encoder import Network
 from filters.builtin.training.batches import by_length, pad
+from filters.builtin.training.encoder import Network
 from filters.builtin.training.examples import Example
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from filters.builtin.encoder import Network
+from filters.builtin.training.encoder import Network
 from filters.builtin.training.vocabulary import bert
 
 

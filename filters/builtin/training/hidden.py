@@ -5,9 +5,9 @@ from __future__ import annotations
 import regex
 
 from filters.builtin.categories import CATEGORIES
-from filters.builtin.encoder import Network
 from filters.builtin.text import Reader
 from filters.builtin.training.calibrate import Calibration
+from filters.builtin.training.encoder import Network
 from filters.builtin.training.fit import predict
 from filters.builtin.training.generate import load
 from filters.views import fold

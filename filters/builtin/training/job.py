@@ -22,7 +22,6 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from filters.builtin.encoder import Network, Shape
 from filters.builtin.scorer import WEIGHTS
 from filters.builtin.text import Reader
 from filters.builtin.training import quantise, sampling, vocabulary
@@ -30,6 +29,7 @@ from filters.builtin.training.alignment import translations
 from filters.builtin.training.augment import half_translated, restyle
 from filters.builtin.training.base import read_base, shape_of
 from filters.builtin.training.batches import by_length, pad
+from filters.builtin.training.encoder import Network, Shape
 from filters.builtin.training.examples import Examples
 from filters.builtin.training.french import begin_embeddings, distance
 from filters.builtin.training.rows import Row, read_pairs, read_rows, read_texts

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from filters.builtin.categories import CATEGORIES
-from filters.builtin.encoder import Network
+from filters.builtin.training.encoder import Network
 from filters.builtin.training.examples import Example, Examples
 from filters.builtin.training.fit import predict
 from filters.builtin.training.measures import auc

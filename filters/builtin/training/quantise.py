@@ -1,4 +1,4 @@
-"""Writes a network's weights as `filters.builtin.weights` reads them."""
+"""Writes a network's weights as `filters.builtin.graph` reads them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from filters.builtin.encoder import Network
 from filters.builtin.training.batches import pad
+from filters.builtin.training.encoder import Network
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 
 from filters.builtin.categories import CATEGORIES
-from filters.builtin.encoder import Network
 from filters.builtin.scorer import WEIGHTS
 from filters.builtin.text import Reader
 from filters.builtin.training import calibrate, quantise
 from filters.builtin.training.card import write_card
+from filters.builtin.training.encoder import Network
 from filters.builtin.training.examples import Example, Examples
 from filters.builtin.training.fit import Fit, Plan, predict
 from filters.builtin.training.hidden import often_hidden

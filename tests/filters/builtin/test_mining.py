@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from filters.builtin.categories import CATEGORIES
-from filters.builtin.encoder import Network, Shape
+from filters.builtin.training.encoder import Network, Shape
 from filters.builtin.training.examples import Example, Examples
 from filters.builtin.training.fit import predict
 from filters.builtin.training.mining import hardest, ranking

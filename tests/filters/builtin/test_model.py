@@ -1,4 +1,4 @@
-"""The network on 8-bit weights: near the one on floats, and a function of each text alone."""
+"""The network as it serves: near the one that was trained, and a function of each text alone."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from filters.builtin.categories import CATEGORIES
-from filters.builtin.encoder import Network, Shape
 from filters.builtin.model import Model
-from filters.builtin.scorer import BuiltinModel
+from filters.builtin.scorer import FOLDER, BuiltinModel
 from filters.builtin.text import Reader
-from filters.builtin.training.quantise import input_ranges, save
-from filters.builtin.weights import load
+from filters.builtin.training.encoder import Network, Shape
+from filters.builtin.training.quantise import input_ranges, read, save
 from filters.errors import FilterConfigError
-from filters.padding import padded
 
 WORDS = ["good", "bad", "day", "you", "are", "a", "the", "##s", ".", "!"]
 READER = Reader([*Reader.SPECIALS, *WORDS])
@@ -52,14 +52,18 @@ def _model(folder: Path) -> Model:
     return Model(folder)
 
 
-def test_eight_bits_are_near_to_floats(folder: Path) -> None:
-    network, about = load(folder / "classifier.safetensors")
-    batch = padded(READER(["good day .", "you are bad !"]), Reader.PAD, "cpu")
-    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+@settings(max_examples=20)
+@given(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join))
+def test_it_serves_what_was_trained(folder: Path, text: str) -> None:
+    """Near the network that torch runs on floats, of the weights in the file."""
+    network = _network()
+    network.load_state_dict(read(folder / "classifier.safetensors"))
+    ids = torch.tensor(READER([text]))
     with torch.inference_mode():
-        floats, whole = _network()(ids, mask), network(ids, mask)
-    assert (floats - whole).abs().max() < 0.15 * floats.std()
-    assert about["calibration"]["slope"] == [0.2] * len(CATEGORIES)
+        logits = network(ids, torch.ones_like(ids, dtype=torch.bool))
+    trained = torch.sigmoid(0.2 * logits)[0]
+    (served,) = torch.tensor(_model(folder).score([text]))
+    assert (trained - served).abs().max() < 0.3 * trained.std()
 
 
 @settings(max_examples=20)
@@ -67,9 +71,16 @@ def test_eight_bits_are_near_to_floats(folder: Path) -> None:
 def test_company_and_order_do_not_change_scores(folder: Path, texts: list[str]) -> None:
     model = _model(folder)
     alone = [model.score([text])[0] for text in texts]
-    for one, other in zip(alone, model.score(texts), strict=True):
-        assert other == pytest.approx(one, abs=5e-7)
+    assert model.score(texts) == alone
+    assert model.score(texts[::-1]) == alone[::-1]
     assert all(0 <= score <= 1 for row in alone for score in row)
+
+
+def test_threads_do_not_change_scores() -> None:
+    """On the weights that ship, whose products are large enough to be shared out."""
+    one, four = (Model(FOLDER, threads=threads) for threads in (1, 4))
+    texts = ["The garden was quiet, and the baker opened his shop. " * n for n in (1, 2, 9)]
+    assert one.score(texts) == four.score(texts)
 
 
 def test_a_long_text_scores_as_its_parts(folder: Path) -> None:
@@ -80,13 +91,30 @@ def test_a_long_text_scores_as_its_parts(folder: Path) -> None:
     parts = [" ".join(words[at : at + room]) for at in range(0, len(words) - room + step, step)]
     assert parts[-1].endswith("bad !")
     best = [max(column) for column in zip(*model.score(parts), strict=True)]
-    assert model.score([" ".join(words)])[0] == pytest.approx(best, abs=5e-7)
+    assert model.score([" ".join(words)])[0] == best
 
 
 def test_a_model_that_is_not_there_says_so(tmp_path: Path) -> None:
     model = BuiltinModel(tmp_path)
     with pytest.raises(FilterConfigError, match="not a built-in classifier"):
         model.load()
+
+
+def test_weights_that_the_network_lacks_or_has_no_place_for_are_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "classifier.safetensors"
+    (tmp_path / "vocabulary.txt").write_bytes((folder / "vocabulary.txt").read_bytes())
+    with safe_open(folder / "classifier.safetensors", "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = file.metadata()
+    save_file({**tensors, "more.weight": tensors["scores.bias"]}, path, metadata=about)
+    with pytest.raises(FilterConfigError, match=r"no place for: more\.weight"):
+        BuiltinModel(tmp_path).load()
+    del tensors["layers.1.norm.bias"]
+    save_file(tensors, path, metadata=about)
+    with pytest.raises(FilterConfigError, match=r"not a built-in classifier: .*layers\.1\.norm"):
+        BuiltinModel(tmp_path).load()
 
 
 def test_rows_are_named(folder: Path) -> None:

@@ -14,20 +14,20 @@ import torch
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
+from filters.builtin import graph
 from filters.builtin.categories import CATEGORIES
-from filters.builtin.encoder import Network, Shape
 from filters.builtin.model import Model
 from filters.builtin.text import Reader
 from filters.builtin.training.alignment import translations
 from filters.builtin.training.augment import among, disguise, half_translated, plain, typo
 from filters.builtin.training.base import read_base, shape_of
 from filters.builtin.training.calibrate import calibrate, temperature, threshold
+from filters.builtin.training.encoder import Network, Shape
 from filters.builtin.training.job import Job
 from filters.builtin.training.quantise import read, save
 from filters.builtin.training.rows import Row
 from filters.builtin.training.run import train
 from filters.builtin.training.sampling import balanced, doubtful, kept
-from filters.builtin.weights import load
 
 PAIRS = [("the dog sleeps", "le chien dort"), ("the cat sleeps", "le chat dort")] * 6 + [
     ("the cat eats", "le chat mange"),
@@ -115,7 +115,7 @@ def test_from_data_to_files_that_work(data: Path, base: Path, tmp_path: Path) ->
     bad, good, other = model.score(["you are an idiot!", "you are a friend!", "le chat dort 7"])
     assert bad[toxicity] > good[toxicity]
     assert bad[toxicity] > max(0.5, other[toxicity])
-    rankings = load(tmp_path / "classifier.safetensors")[1]["rankings"]
+    rankings = graph.read(tmp_path / "classifier.safetensors")[1]["rankings"]
     assert set(rankings) == {"member 1", "member 2", "mean"}
     assert all(0 < value <= 1 for value in rankings.values())
     # Again: nothing is left to do but to calibrate, and the files stay the same.

@@ -1,0 +1,165 @@
+"""The network as ONNX Runtime runs it, made from the weights on disk (8-bit, safetensors).
+
+The network is that of `filters.builtin.training.encoder`, without its dropout and for texts of one
+length, so that it needs no mask. A matrix is stored as int8 with one scale for each row, and with
+the range of its inputs, measured in training: so inputs are cut to 8 bits by a constant and a
+product of whole numbers is exact. (Jacob et al. 2018, static ranges.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from safetensors import SafetensorError, safe_open
+
+from filters.errors import FilterConfigError
+
+#: 7 of 8 bits: kernels for AVX2 add pairs of products in 16 bits, and would overflow with 8.
+LEVELS = 127
+#: Operators that the ONNX standard has not: whole numbers times whole numbers, scaled to floats;
+#: attention with several heads. https://onnxruntime.ai/docs/reference/operators/ContribOperators
+_RUNTIME = "com.microsoft"
+_EPSILON = 1e-12
+
+
+def read(path: Path) -> tuple[ModelProto, Mapping[str, Any]]:
+    """The model and what else the file says of it. Raises FilterConfigError.
+
+    Input `ids`: int64 [texts, tokens]. Output `scores`: float [texts, categories], calibrated.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = json.loads(file.metadata()["about"])
+        graph = _Graph(tensors)
+        scores = _network(graph, about)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise FilterConfigError(f"{path}: not a built-in classifier: {error}") from error
+    if left := sorted(tensors.keys() - graph.used):
+        raise FilterConfigError(f"{path}: weights that the network has no place for: {left[0]}")
+    return graph.model(scores), about
+
+
+def _network(graph: _Graph, about: Mapping[str, Any]) -> str:
+    shape, calibration = about["shape"], about["calibration"]
+    states = graph.norm(graph.op("Add", graph.embedding("tokens"), graph.positions()), "norm")
+    for number in range(shape["layers"]):
+        states = _layer(graph, states, f"layers.{number}", shape["heads"])
+    hidden = graph.op("Gelu", graph.one_by_one(_pools(graph, states), "hidden"))
+    logits = graph.op("Squeeze", graph.one_by_one(hidden, "scores"), graph.constant([2]))
+    sloped = graph.op("Mul", logits, graph.floats(calibration["slope"]))
+    return graph.op("Sigmoid", graph.op("Add", sloped, graph.floats(calibration["shift"])))
+
+
+def _layer(graph: _Graph, states: str, name: str, heads: int) -> str:
+    mixed = graph.linear(states, f"{name}.query_key_value")
+    thirds = graph.ops("Split", mixed, outputs=3, axis=-1, num_outputs=3)
+    attended = graph.op("MultiHeadAttention", *thirds, domain=_RUNTIME, num_heads=heads)
+    attended = graph.linear(attended, f"{name}.attended")
+    states = graph.norm(graph.op("Add", states, attended), f"{name}.attended_norm")
+    inner = graph.op("Gelu", graph.linear(states, f"{name}.widen"))
+    inner = graph.linear(inner, f"{name}.narrow")
+    return graph.norm(graph.op("Add", states, inner), f"{name}.norm")
+
+
+def _pools(graph: _Graph, states: str) -> str:
+    """Mean and maximum over tokens, [texts, 2 * width, 1].
+
+    The sum is a product with ones: `ReduceMean` adds in another order where a text has company.
+    """
+    tokens = graph.op("Shape", "ids", start=1)
+    ones = graph.op("ConstantOfShape", tokens, value=helper.make_tensor("", 1, [1], [1.0]))
+    ones = graph.op("Unsqueeze", ones, graph.constant([0, 1]))
+    count = graph.op("Cast", tokens, to=TensorProto.FLOAT)
+    mean = graph.op("Div", graph.op("MatMul", ones, states), count)
+    both = graph.op("Concat", mean, graph.op("ReduceMax", states, graph.constant([1])), axis=-1)
+    return graph.op("Transpose", both, perm=[0, 2, 1])
+
+
+class _Graph:
+    """Nodes and weights, one by one; a value goes by its name. used: weights taken so far."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        self.used: set[str] = set()
+        self._tensors = tensors
+        self._nodes: list[NodeProto] = []
+        self._constants: list[TensorProto] = []
+        self._count = 0
+
+    def model(self, scores: str) -> ModelProto:
+        """scores: the value that is the output."""
+        nodes = [*self._nodes, helper.make_node("Identity", [scores], ["scores"])]
+        ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["texts", "tokens"])
+        out = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["texts", "categories"])
+        graph = helper.make_graph(nodes, "classifier", [ids], [out], self._constants)
+        sets = [helper.make_opsetid("", 20), helper.make_opsetid(_RUNTIME, 1)]
+        return helper.make_model(graph, opset_imports=sets, ir_version=10)
+
+    def ops(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        made = [self._name() for _ in range(outputs)]
+        self._nodes.append(helper.make_node(kind, inputs, made, **attributes))
+        return made
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        (made,) = self.ops(kind, *inputs, outputs=1, **attributes)
+        return made
+
+    def constant(self, values: ArrayLike) -> str:
+        name = self._name()
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def floats(self, values: ArrayLike) -> str:
+        return self.constant(np.asarray(values, np.float32))
+
+    def embedding(self, name: str) -> str:
+        """Rows of int8 with a scale each, by id."""
+        rows = self.op("Gather", self.constant(self._take(f"{name}.rows")), "ids")
+        scales = self.op("Gather", self.floats(self._take(f"{name}.scales")[:, None]), "ids")
+        return self.op("Mul", self.op("Cast", rows, to=TensorProto.FLOAT), scales)
+
+    def positions(self) -> str:
+        """The places' embeddings, as many as there are tokens."""
+        rows = self.floats(self._take("positions.weight"))
+        tokens = self.op("Shape", "ids", start=1)
+        return self.op("Slice", rows, self.constant([0]), tokens)
+
+    def norm(self, states: str, name: str) -> str:
+        scale, bias = (self.floats(self._take(f"{name}.{kind}")) for kind in ("weight", "bias"))
+        return self.op("LayerNormalization", states, scale, bias, axis=-1, epsilon=_EPSILON)
+
+    def linear(self, states: str, name: str) -> str:
+        """A product of whole numbers."""
+        rows = self._take(f"{name}.rows")
+        step = self.floats(2 * float(self._take(f"{name}.largest")) / LEVELS)
+        zero = self.constant(np.uint8((LEVELS + 1) // 2))
+        cut = self.op("QuantizeLinear", states, step, zero)
+        return self.op(
+            *("MatMulIntegerToFloat", cut, self.constant(rows.T), step),
+            *(self.floats(self._take(f"{name}.scales")), zero),
+            *(self.constant(np.zeros(len(rows), np.int8)), self.floats(self._take(f"{name}.bias"))),
+            domain=_RUNTIME,
+        )
+
+    def one_by_one(self, columns: str, name: str) -> str:
+        """A product of floats, [texts, in, 1] -> [texts, out, 1].
+
+        Were the texts the rows, they would be one product, in which the order of a sum, and so
+        its last digits, depend on how many they are.
+        """
+        product = self.op("MatMul", self.floats(self._take(f"{name}.weight")), columns)
+        return self.op("Add", product, self.floats(self._take(f"{name}.bias")[:, None]))
+
+    def _take(self, name: str) -> np.ndarray[Any, Any]:
+        self.used.add(name)
+        return self._tensors[name]
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"v{self._count}"
