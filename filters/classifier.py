@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 
 from filters.batching import Batcher
 from filters.builtin.scorer import NAME as BUILT_IN
@@ -24,12 +24,13 @@ def built_in() -> Scorer:
 class ClassifierFilter:
     """Reports every category's score for every window.
 
-    A window is read twice, and the lower score of each category counts: as the sentence it is (with
-    those before it while it is shorter than `least`), and together with up to `context` characters
-    before it. A harmless sentence stays harmless in odd company, and one that is harmful only in
-    words, not in its place, does too. (Answers that turn harmful and their twins: false alarms
-    fell from 15 % to 4 % at the same recall.) The finding's span covers the window alone, so that
-    spans tile the text.
+    A window is read as the sentence it is (with those before it while it is shorter than `least`).
+    If any category scores `quiet` or more, it is read again together with up to `context`
+    characters before it, and the lower score of each category counts. A harmless sentence stays
+    harmless in odd company, and one that is harmful only in words, not in its place, does too.
+    (Answers that turn harmful and their twins: false alarms fell from 15 % to 4 % at the same
+    recall.) Of novels' windows about 85 % are quiet; the second reading is the longer one. The
+    finding's span covers the window alone, so that spans tile the text.
     limit: characters a window has at most. clause: past so many, a clause's end ends one too, so
     that a long sentence is not held to its end.
     """
@@ -46,6 +47,7 @@ class ClassifierFilter:
         context: int = 200,
         least: int = 40,
         clause: int | None = 120,
+        quiet: float = 0.1,
     ) -> None:
         self.name = name
         self.scorer = scorer
@@ -53,6 +55,7 @@ class ClassifierFilter:
         self.context = context
         self.least = least
         self.clause = clause
+        self.quiet = quiet
 
     @classmethod
     def from_options(cls, name: str, options: object, resources: Resources) -> ClassifierFilter:
@@ -77,6 +80,15 @@ class ClassifierFilter:
         return ClassifierScan(self, context)
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Its two readings: its sentence, and with what stands before it."""
+
+    span: Span
+    sentence: str
+    in_place: str
+
+
 class ClassifierScan:
     def __init__(self, owner: ClassifierFilter, context: Context) -> None:
         self._owner = owner
@@ -85,31 +97,36 @@ class ClassifierScan:
         self._past: list[str] = []  # windows, of `context` characters or more
 
     async def feed(self, piece: Piece, *, final: bool) -> Progress:
-        owner = self._owner
-        texts: list[str] = []
-        readings: list[tuple[Span, int]] = []  # how many of `texts` are of this window
+        asked: list[_Window] = []
         for span, text in self._windows.feed(piece.text, final=final):
             if text.strip() and self._context.asks(span):
-                own = list(dict.fromkeys(self._readings(text)))
-                readings.append((span, len(own)))
-                texts += own
+                asked.append(self._window(span, text))
             self._remember(text)
-        findings: list[Finding] = []
-        if texts:
-            scores = await owner.scorer.score(texts)
-            if len(scores) != len(texts):
-                raise FilterFailed(f"{owner.name}: {len(scores)} answers for {len(texts)} texts")
-            rows = iter(scores)
-            for span, count in readings:
-                first, *others = islice(rows, count)
-                findings += [
-                    Finding(owner.name, c, span, min([float(s), *(float(o[c]) for o in others)]))
-                    for c, s in first.items()
-                ]
+        scores = await self._score([window.sentence for window in asked])
+        loud = [
+            place
+            for place, (window, row) in enumerate(zip(asked, scores, strict=True))
+            if window.in_place != window.sentence and max(row.values(), default=0.0) >= self._owner.quiet
+        ]
+        again = await self._score([asked[place].in_place for place in loud])
+        for place, row in zip(loud, again, strict=True):
+            scores[place] = {c: min(score, row[c]) for c, score in scores[place].items()}
+        findings = [
+            Finding(self._owner.name, category, window.span, score)
+            for window, row in zip(asked, scores, strict=True)
+            for category, score in row.items()
+        ]
         return Progress(self._windows.start, findings)
 
-    def _readings(self, text: str) -> Iterator[str]:
-        """The window in its place, and its sentence."""
+    async def _score(self, texts: Sequence[str]) -> list[Mapping[str, float]]:
+        if not texts:
+            return []
+        rows = await self._owner.scorer.score(texts)
+        if len(rows) != len(texts):
+            raise FilterFailed(f"{self._owner.name}: {len(rows)} answers for {len(texts)} texts")
+        return [{category: float(score) for category, score in row.items()} for row in rows]
+
+    def _window(self, span: Span, text: str) -> _Window:
         most = self._owner.context + len(text)
         sentence = text
         for before in reversed(self._past):
@@ -117,8 +134,7 @@ class ClassifierScan:
             if enough or len(sentence) >= most:
                 break
             sentence = before + sentence
-        yield "".join([*self._past, text])[-most:]
-        yield sentence[-most:]
+        return _Window(span, sentence[-most:], "".join([*self._past, text])[-most:])
 
     def _remember(self, text: str) -> None:
         self._past.append(text)
