@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import pytest
@@ -81,6 +82,15 @@ def test_a_long_sentence_ends_with_its_clauses(text: str, expected: list[str]) -
 )
 def test_windows_are_sentences_or_whole_words(text: str, expected: list[str]) -> None:
     assert windows(text) == expected
+
+
+class OnlyBad(WordScorer):
+    """Scores one category."""
+
+    categories = ("bad",)
+
+    def of(self, text: str) -> Mapping[str, float]:
+        return {"bad": super().of(text)["bad"]}
 
 
 async def scan(found_by: Filter, text: str, context: Context, every: int = 3) -> list[Finding]:
@@ -192,3 +202,30 @@ async def test_a_sentence_cut_into_short_ones_is_read_as_one() -> None:
     found_by = ClassifierFilter("c", WordScorer({"very. Bad": 0.9}), limit=80, context=80, least=20)
     findings = await scan(found_by, "It is very. Bad. ", Context("output"))
     assert max(f.score for f in findings if f.category == "bad") == 0.9
+
+
+async def test_a_sentence_that_scores_next_to_nothing_is_read_once() -> None:
+    scorer = OnlyBad({"bad": 0.9})
+    found_by = ClassifierFilter("c", scorer, limit=80, context=80, least=4)
+    await scan(found_by, "It is good. It is bad. All is well. ", Context("output"))
+    assert scorer.asked == ["It is good.", " It is bad.", "It is good. It is bad.", " All is well."]
+
+
+@given(
+    st.lists(st.text("abcd", min_size=1, max_size=6), max_size=12),
+    st.integers(0, 100),
+    st.integers(0, 20),
+)
+def test_what_is_read_once_changes_no_verdict(words: list[str], quiet: int, above: int) -> None:
+    """At any threshold from `quiet` on a rule finds what it finds with two readings of all."""
+
+    async def found(quiet: float) -> list[tuple[str, Span, bool]]:
+        made = ClassifierFilter("c", WordScorer({}), limit=12, context=20, least=4, quiet=quiet)
+        at = min(1.0, quiet_share + above / 100)
+        return [
+            (f.category, f.span, f.score >= at)
+            for f in await scan(made, text or ".", Context("output"))
+        ]
+
+    text, quiet_share = "".join(f"{word}. " for word in words), quiet / 100
+    assert asyncio.run(found(quiet_share)) == asyncio.run(found(0.0))
