@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=100_000, help="texts of a file at most")
     parser.add_argument("--model", type=Path, default=FOLDER)
     given = parser.parse_args()
-    model = Model(given.model)
+    model = Model(given.model, threads=1)
     for path in given.files:
         print(quality(model, path, given.most), flush=True)
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.screen import WORDS
 from filters.batching import Batcher, TextModel
-from filters.builtin.scorer import WEIGHTS, BuiltinModel
+from filters.builtin.scorer import FOLDER, WEIGHTS, BuiltinModel
 from filters.registry import Resources
 from filters.types import Context, Piece
 from policies.loader import parse
@@ -44,7 +44,7 @@ def opened(name: str, folder: Path) -> tuple[TextModel, Count]:
         name = random_bert(folder)
     where = Path(name)
     if name == "builtin" or (where / WEIGHTS).exists():
-        made = BuiltinModel() if name == "builtin" else BuiltinModel(where)
+        made = BuiltinModel(FOLDER if name == "builtin" else where, threads=1)
         made.compute([""])
         reader: Any = made._model._reader  # noqa: SLF001  (counting tokens is no part of it)
         return made, lambda text: len(reader([text])[0])

@@ -106,7 +106,8 @@ class ClassifierScan:
         loud = [
             place
             for place, (window, row) in enumerate(zip(asked, scores, strict=True))
-            if window.in_place != window.sentence and max(row.values(), default=0.0) >= self._owner.quiet
+            if window.in_place != window.sentence
+            and max(row.values(), default=0.0) >= self._owner.quiet
         ]
         again = await self._score([asked[place].in_place for place in loud])
         for place, row in zip(loud, again, strict=True):

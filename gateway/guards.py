@@ -31,7 +31,7 @@ def make_classifiers(settings: Settings, metrics: Metrics | None) -> Mapping[str
         model: TextModel = made(one.model, one.labels, activation=one.activation, device=one.device)
         classifiers[name] = Batcher(model, **batch_options(settings, name, metrics))
     if BUILT_IN not in classifiers:
-        model = BuiltinModel()
+        model = BuiltinModel(threads=settings.batch.threads)
         classifiers[BUILT_IN] = Batcher(model, **batch_options(settings, BUILT_IN, metrics))
     return classifiers
 

@@ -121,7 +121,8 @@ class BatchSettings(BaseModel):
     """How windows of all streams are scored together: `[batch]` in the file.
 
     size: windows of a batch at most. ms: that the oldest waits for company at most. queue: windows
-    that may wait for one model; more are refused, and `on_error` decides.
+    that may wait for one model; more are refused, and `on_error` decides. threads: cores that the
+    built-in classifier uses at once; None: half of them, and four at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -129,6 +130,7 @@ class BatchSettings(BaseModel):
     size: int = Field(default=32, ge=1)
     ms: float = Field(default=2.0, ge=0)
     queue: int = Field(default=1024, ge=1)
+    threads: int | None = Field(default=None, ge=1)
 
 
 class Settings(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
@@ -22,16 +23,19 @@ class BuiltinModel:
 
     A text of more tokens than the network reads is scored in overlapping parts, and the highest
     score of each category counts. Its first text raises FilterConfigError if the folder is none.
+    threads: cores that it uses at once; None: half of them, and four at most, which is enough for
+    more streams than one process serves.
     """
 
     categories: Sequence[str] = CATEGORIES
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path = FOLDER, *, threads: int | None = None) -> None:
         self._folder = folder
+        self._threads = threads or max(1, min(4, (os.cpu_count() or 1) // 2))
 
     @cached_property
     def _model(self) -> Any:
-        return import_module("filters.builtin.model").Model(self._folder)
+        return import_module("filters.builtin.model").Model(self._folder, threads=self._threads)
 
     def load(self) -> None:
         """Load now what else the first text would wait for."""

@@ -111,7 +111,7 @@ def test_from_data_to_files_that_work(data: Path, base: Path, tmp_path: Path) ->
     made = {path.name for path in tmp_path.iterdir()}
     assert {"classifier.safetensors", "vocabulary.txt", "thresholds.json", "figures.md"} <= made
     assert "idiots" in (tmp_path / "often_hidden.txt").read_text(encoding="utf-8").split()
-    model, toxicity = Model(tmp_path), CATEGORIES.index("toxicity")
+    model, toxicity = Model(tmp_path, threads=1), CATEGORIES.index("toxicity")
     bad, good, other = model.score(["you are an idiot!", "you are a friend!", "le chat dort 7"])
     assert bad[toxicity] > good[toxicity]
     assert bad[toxicity] > max(0.5, other[toxicity])
@@ -152,7 +152,7 @@ def test_a_mean_of_classifiers_is_calibrated_without_a_fit(
     expected = 0.75 * first["hidden.bias"] + 0.25 * second["hidden.bias"]
     assert torch.allclose(made["hidden.bias"], expected, atol=1e-6)
     assert not list(job.work.glob("mined-*"))
-    assert len(Model(mean).score(["you are an idiot!"])[0]) == len(CATEGORIES)
+    assert len(Model(mean, threads=1).score(["you are an idiot!"])[0]) == len(CATEGORIES)
     (other / "vocabulary.txt").write_text("[PAD]", encoding="utf-8")
     with pytest.raises(ValueError, match="different vocabularies"):
         train(replace(job, out=tmp_path / "none"))
