@@ -65,7 +65,7 @@ def policy(
     rules: Sequence[Rule], gates: Mapping[str, Gate], *others: Filter, on_error: OnError = "block"
 ) -> Policy:
     made = filters() | {f.name: f for f in others}
-    links = {n: Link(f, 0.5, on_error, gates.get(n)) for n, f in made.items()}
+    links = {n: Link(f, 60, on_error, gates.get(n)) for n, f in made.items()}
     return Policy("test", "1", "enforce", "-", links, {"output": tuple(rules)})
 
 
