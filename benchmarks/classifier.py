@@ -1,6 +1,6 @@
 """What a text classifier costs at work, on one core. Figures of this run; nothing is asserted.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.classifier [--model builtin]
+    python -m benchmarks.classifier [--model builtin]
 
 --model: `builtin`; a folder of the built-in's form; a transformers sequence classifier (folder or
 hub id); or `random`, an untrained BERT of MiniLM's size (6 layers, width 384), whose cost is a
@@ -48,8 +48,12 @@ def opened(name: str, folder: Path) -> tuple[TextModel, Count]:
         made.compute([""])
         reader: Any = made._model._reader  # noqa: SLF001  (counting tokens is no part of it)
         return made, lambda text: len(reader([text])[0])
-    from filters.sequence_classifier import SequenceClassifier  # torch, which counts as memory
+    # Not at the top: torch counts as memory.
+    import torch
 
+    from filters.sequence_classifier import SequenceClassifier
+
+    torch.set_num_threads(1)
     labels = sequence_labels(name)
     model = SequenceClassifier(name, labels, activation="sigmoid", device="cpu")
     tokenizer: Any = model._tokenizer  # noqa: SLF001

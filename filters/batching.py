@@ -227,7 +227,7 @@ class Batcher:
         def settle(row: Scores, alone: bool) -> Scores | None:
             return None if not alone and _on_edge(row, noise) else _rounded(row)
 
-        self._model = model
+        self.model = model
         self._worker: Worker[Scores] = Worker(
             model.compute,
             settle,
@@ -240,18 +240,21 @@ class Batcher:
 
     @property
     def categories(self) -> Sequence[str]:
-        return tuple(self._model.categories)
+        return tuple(self.model.categories)
 
     def load(self) -> None:
         """Load a model that would else be loaded when the first text comes. Blocks."""
-        if (load := getattr(self._model, "load", None)) is not None:
+        if (load := getattr(self.model, "load", None)) is not None:
             load()
 
     async def score(self, texts: Sequence[str]) -> Sequence[Scores]:
         return await self._worker.rows(texts)
 
     def close(self) -> None:
+        """Ends the thread, and what the model has open."""
         self._worker.close()
+        if (close := getattr(self.model, "close", None)) is not None:
+            close()
 
 
 class BatchedFinder:

@@ -18,16 +18,17 @@ from filters.windows import Windows, ends_sentence
 @cache
 def built_in() -> Scorer:
     """The classifier that ships, one for the process."""
-    return Batcher(BuiltinModel(), name=BUILT_IN)
+    return Batcher(BuiltinModel(), noise=0.0, name=BUILT_IN)
 
 
 class ClassifierFilter:
     """Reports every category's score for every window.
 
     A window is read as the sentence it is (with those before it while it is shorter than `least`).
-    If any category scores `quiet` or more, it is read again together with up to `context`
-    characters before it, and the lower score of each category counts. A harmless sentence stays
-    harmless in odd company, and one that is harmful only in words, not in its place, does too.
+    If any category scores `quiet` or more, or as much as anything is done about, it is read again
+    together with up to `context` characters before it, and the lower score of each category counts.
+    A harmless sentence stays harmless in odd company, and one that is harmful only in words, not in
+    its place, does too.
     (Answers that turn harmful and their twins: false alarms fell from 15 % to 4 % at the same
     recall.) Of novels' windows about 85 % are quiet; the second reading is the longer one. The
     finding's span covers the window alone, so that spans tile the text.
@@ -80,6 +81,14 @@ class ClassifierFilter:
         return ClassifierScan(self, context)
 
 
+def _lower(one: float, other: float) -> float:
+    """What is no score stays, for the chain to refuse."""
+    for score in (one, other):
+        if not 0.0 <= score <= 1.0:
+            return score
+    return min(one, other)
+
+
 @dataclass(frozen=True, slots=True)
 class _Window:
     """Its two readings: its sentence, and with what stands before it."""
@@ -103,15 +112,16 @@ class ClassifierScan:
                 asked.append(self._window(span, text))
             self._remember(text)
         scores = await self._score([window.sentence for window in asked])
+        quiet = min(self._owner.quiet, self._context.least)
         loud = [
             place
             for place, (window, row) in enumerate(zip(asked, scores, strict=True))
             if window.in_place != window.sentence
-            and max(row.values(), default=0.0) >= self._owner.quiet
+            and not all(score < quiet for score in row.values())
         ]
         again = await self._score([asked[place].in_place for place in loud])
         for place, row in zip(loud, again, strict=True):
-            scores[place] = {c: min(score, row[c]) for c, score in scores[place].items()}
+            scores[place] = {c: _lower(score, row[c]) for c, score in scores[place].items()}
         findings = [
             Finding(self._owner.name, category, window.span, score)
             for window, row in zip(asked, scores, strict=True)

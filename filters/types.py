@@ -101,6 +101,8 @@ class Context:
     fragment: it is a piece of a text that is screened whole, too; a judge of meaning lets it pass.
     asked: whether a window of the text matters, known once a scan is fed it; None: all do. A scan
         for which windows are dear leaves the others out; what it finds there does not count.
+    least: the lowest score that anything is done about. A scan may spare what could only lower a
+        score that is below it already.
     """
 
     stage: Stage
@@ -111,6 +113,7 @@ class Context:
     judge: Judge | None = None
     fragment: bool = False
     asked: Callable[[Span], bool] | None = None
+    least: float = 0.0
 
     def asks(self, window: Span) -> bool:
         """Whether the window matters."""

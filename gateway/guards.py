@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from inspect import isawaitable
+from pathlib import Path
 from typing import Any, cast
 
 from filters.batching import BatchedFinder, Batcher, SpanModel, TextModel
 from filters.breaker import CircuitBreaker
 from filters.builtin.scorer import NAME as BUILT_IN
-from filters.builtin.scorer import BuiltinModel
+from filters.builtin.scorer import WEIGHTS, BuiltinModel
 from filters.errors import FilterConfigError
 from filters.guard_template import GuardTemplate, TemplateGuard
 from filters.registry import Resources
@@ -18,7 +19,7 @@ from filters.remote_detector import RemoteDetector
 from filters.types import Guard, PromptModel, Scorer, SpanFinder
 from gateway.guard_models import CompletionPrompts, EnginePrompts, GuardEngine, NoPrompts
 from gateway.metrics import Metrics
-from gateway.settings import DetectorSettings, GuardSettings, Settings
+from gateway.settings import ClassifierSettings, DetectorSettings, GuardSettings, Settings
 from model_runner.registry import backend
 from model_runner.types import ModelRunner
 
@@ -27,13 +28,40 @@ def make_classifiers(settings: Settings, metrics: Metrics | None) -> Mapping[str
     """Raises FilterConfigError."""
     classifiers: dict[str, Scorer] = {}
     for name, one in settings.classifiers.items():
-        made = import_module("filters.sequence_classifier").SequenceClassifier
-        model: TextModel = made(one.model, one.labels, activation=one.activation, device=one.device)
-        classifiers[name] = Batcher(model, **batch_options(settings, name, metrics))
+        options = batch_options(settings, name, metrics)
+        if _ours(one):
+            classifiers[name] = Batcher(_trained(name, one, settings), noise=0.0, **options)
+        else:
+            classifiers[name] = Batcher(_transformer(name, one), **options)
     if BUILT_IN not in classifiers:
         model = BuiltinModel(threads=settings.batch.threads)
-        classifiers[BUILT_IN] = Batcher(model, **batch_options(settings, BUILT_IN, metrics))
+        options = batch_options(settings, BUILT_IN, metrics)
+        classifiers[BUILT_IN] = Batcher(model, noise=0.0, **options)
     return classifiers
+
+
+def _ours(one: ClassifierSettings) -> bool:
+    """Whether it is a folder that `gardefou train classifier` wrote."""
+    return Path(one.model).expanduser().joinpath(WEIGHTS).exists()
+
+
+def _trained(name: str, one: ClassifierSettings, settings: Settings) -> TextModel:
+    if others := sorted(one.model_fields_set - {"model"}):
+        raise FilterConfigError(
+            f"classifier {name!r}: what `gardefou train classifier` wrote has labels of its own;"
+            f" leave out `{others[0]}`"
+        )
+    return BuiltinModel(Path(one.model).expanduser(), threads=settings.batch.threads)
+
+
+def _transformer(name: str, one: ClassifierSettings) -> TextModel:
+    if not one.labels:
+        raise FilterConfigError(
+            f"classifier {name!r}: `labels` is missing: which of its labels are which categories"
+        )
+    made = import_module("filters.sequence_classifier").SequenceClassifier
+    model: TextModel = made(one.model, one.labels, activation=one.activation, device=one.device)
+    return model
 
 
 def make_detectors(settings: Settings, metrics: Metrics | None) -> Mapping[str, SpanFinder]:

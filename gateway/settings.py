@@ -35,14 +35,15 @@ def _field(default: Any, help_: str) -> Any:
 class ClassifierSettings(BaseModel):
     """A text classifier that policies may name: `[classifiers.NAME]` in the file.
 
-    model: hub id or folder of a sequence classifier. labels: its labels -> our categories; labels
+    model: folder that `gardefou train classifier` wrote, which needs nothing else; or hub id or
+    folder of a transformers sequence classifier, with labels: its labels -> our categories; labels
     left out are not reported. activation: how logits become scores.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    labels: dict[str, str]
+    labels: dict[str, str] = Field(default_factory=dict)
     activation: Literal["softmax", "sigmoid"] = "softmax"
     device: str | None = None
 

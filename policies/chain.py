@@ -21,12 +21,14 @@ class Link:
     """A filter in a chain. `timeout`: seconds that a feed may take, for each STRIDE characters.
 
     gate: which findings of a filter that stands before it in the chain it is asked about.
+    least: the lowest score that a rule or a gate of the chain asks for.
     """
 
     filter: Filter
     timeout: float = 2.0
     on_error: OnError = "block"
     gate: Gate | None = None
+    least: float = 0.0
 
 
 class _Lane:
@@ -41,7 +43,7 @@ class _Lane:
         self.hears: list[Spots] = []
         self._scanned = 0  # how far the scan vouches
         self._length = 0
-        self._context = context
+        self._context = replace(context, least=link.least)
 
     async def feed(self, piece: Piece, *, final: bool) -> Sequence[Finding]:
         """What is found in the next piece; nothing where the filter fails."""

@@ -110,7 +110,12 @@ class Policy:
                 gate = self.links[asked].gate
                 asked = gate.name if gate else None
             chain |= {one: self.links[one] for one in reversed(wanted)}
-        return tuple(chain.values())
+        least = [(rule.filter, rule.at) for rule in rules.rules]
+        least += [(link.gate.name, link.gate.low) for link in chain.values() if link.gate]
+        return tuple(
+            replace(link, least=min(at for of, at in least if of == name))
+            for name, link in chain.items()
+        )
 
     def rule(self, rule_id: str) -> Rule | None:
         """The rule of that id, whatever its stage."""

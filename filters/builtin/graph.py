@@ -18,14 +18,19 @@ from numpy.typing import ArrayLike
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from safetensors import SafetensorError, safe_open
 
+from filters.builtin.categories import CATEGORIES
 from filters.errors import FilterConfigError
 
-#: 7 of 8 bits: kernels for AVX2 add pairs of products in 16 bits, and would overflow with 8.
+#: 7 of 8 bits for inputs up to the range: kernels for AVX2 add pairs of products in 16 bits. Inputs
+#: beyond it (one in ten thousand) go up to 255, and there a pair of products may be cut to 16 bits,
+#: which moves scores by some 0.001 on such a machine.
 LEVELS = 127
 #: Operators that the ONNX standard has not: whole numbers times whole numbers, scaled to floats;
 #: attention with several heads. https://onnxruntime.ai/docs/reference/operators/ContribOperators
 _RUNTIME = "com.microsoft"
 _EPSILON = 1e-12
+#: Tokens that a text of one word has, with its start and its end, and one to go on by.
+_FEWEST = 4
 
 
 def read(path: Path) -> tuple[ModelProto, Mapping[str, Any]]:
@@ -47,25 +52,38 @@ def read(path: Path) -> tuple[ModelProto, Mapping[str, Any]]:
 
 
 def _network(graph: _Graph, about: Mapping[str, Any]) -> str:
-    shape, calibration = about["shape"], about["calibration"]
-    states = graph.norm(graph.op("Add", graph.embedding("tokens"), graph.positions()), "norm")
+    shape = about["shape"]
+    if shape["positions"] < _FEWEST:
+        raise ValueError(f"{shape['positions']} positions are fewer than {_FEWEST}")
+    width, hidden, categories = shape["width"], shape["hidden"], len(CATEGORIES)
+    states = graph.op(
+        *("Add", graph.embedding("tokens", shape["vocabulary"], width)),
+        graph.positions(shape["positions"], width),
+    )
+    states = graph.norm(states, "norm", width)
     for number in range(shape["layers"]):
-        states = _layer(graph, states, f"layers.{number}", shape["heads"])
-    hidden = graph.op("Gelu", graph.one_by_one(_pools(graph, states), "hidden"))
-    logits = graph.op("Squeeze", graph.one_by_one(hidden, "scores"), graph.constant([2]))
-    sloped = graph.op("Mul", logits, graph.floats(calibration["slope"]))
-    return graph.op("Sigmoid", graph.op("Add", sloped, graph.floats(calibration["shift"])))
+        states = _layer(graph, states, f"layers.{number}", shape)
+    pools = _pools(graph, states)
+    inner = graph.op("Gelu", graph.one_by_one(pools, "hidden", 2 * width, hidden))
+    logits = graph.one_by_one(inner, "scores", hidden, categories)
+    logits = graph.op("Squeeze", logits, graph.constant([2]))
+    slope, shift = (np.asarray(about["calibration"][name]) for name in ("slope", "shift"))
+    if slope.shape != (categories,) or shift.shape != (categories,):
+        raise ValueError(f"calibration: expected {categories} numbers each")
+    logits = graph.op("Add", graph.op("Mul", logits, graph.floats(slope)), graph.floats(shift))
+    return graph.op("Sigmoid", logits)
 
 
-def _layer(graph: _Graph, states: str, name: str, heads: int) -> str:
-    mixed = graph.linear(states, f"{name}.query_key_value")
+def _layer(graph: _Graph, states: str, name: str, shape: Mapping[str, int]) -> str:
+    width, inner = shape["width"], shape["inner"]
+    mixed = graph.linear(states, f"{name}.query_key_value", width, 3 * width)
     thirds = graph.ops("Split", mixed, outputs=3, axis=-1, num_outputs=3)
-    attended = graph.op("MultiHeadAttention", *thirds, domain=_RUNTIME, num_heads=heads)
-    attended = graph.linear(attended, f"{name}.attended")
-    states = graph.norm(graph.op("Add", states, attended), f"{name}.attended_norm")
-    inner = graph.op("Gelu", graph.linear(states, f"{name}.widen"))
-    inner = graph.linear(inner, f"{name}.narrow")
-    return graph.norm(graph.op("Add", states, inner), f"{name}.norm")
+    attended = graph.op("MultiHeadAttention", *thirds, domain=_RUNTIME, num_heads=shape["heads"])
+    attended = graph.linear(attended, f"{name}.attended", width, width)
+    states = graph.norm(graph.op("Add", states, attended), f"{name}.attended_norm", width)
+    wide = graph.op("Gelu", graph.linear(states, f"{name}.widen", width, inner))
+    narrow = graph.linear(wide, f"{name}.narrow", inner, width)
+    return graph.norm(graph.op("Add", states, narrow), f"{name}.norm", width)
 
 
 def _pools(graph: _Graph, states: str) -> str:
@@ -118,47 +136,54 @@ class _Graph:
     def floats(self, values: ArrayLike) -> str:
         return self.constant(np.asarray(values, np.float32))
 
-    def embedding(self, name: str) -> str:
+    def embedding(self, name: str, count: int, width: int) -> str:
         """Rows of int8 with a scale each, by id."""
-        rows = self.op("Gather", self.constant(self._take(f"{name}.rows")), "ids")
-        scales = self.op("Gather", self.floats(self._take(f"{name}.scales")[:, None]), "ids")
+        rows = self.op("Gather", self.constant(self._take(f"{name}.rows", count, width)), "ids")
+        scales = self.floats(self._take(f"{name}.scales", count)[:, None])
+        scales = self.op("Gather", scales, "ids")
         return self.op("Mul", self.op("Cast", rows, to=TensorProto.FLOAT), scales)
 
-    def positions(self) -> str:
+    def positions(self, most: int, width: int) -> str:
         """The places' embeddings, as many as there are tokens."""
-        rows = self.floats(self._take("positions.weight"))
+        rows = self.floats(self._take("positions.weight", most, width))
         tokens = self.op("Shape", "ids", start=1)
         return self.op("Slice", rows, self.constant([0]), tokens)
 
-    def norm(self, states: str, name: str) -> str:
-        scale, bias = (self.floats(self._take(f"{name}.{kind}")) for kind in ("weight", "bias"))
+    def norm(self, states: str, name: str, width: int) -> str:
+        kinds = ("weight", "bias")
+        scale, bias = (self.floats(self._take(f"{name}.{kind}", width)) for kind in kinds)
         return self.op("LayerNormalization", states, scale, bias, axis=-1, epsilon=_EPSILON)
 
-    def linear(self, states: str, name: str) -> str:
-        """A product of whole numbers."""
-        rows = self._take(f"{name}.rows")
+    def linear(self, states: str, name: str, given: int, made: int) -> str:
+        """A product of whole numbers, [texts, tokens, given] -> [texts, tokens, made]."""
+        rows = self._take(f"{name}.rows", made, given)
         step = self.floats(2 * float(self._take(f"{name}.largest")) / LEVELS)
         zero = self.constant(np.uint8((LEVELS + 1) // 2))
-        cut = self.op("QuantizeLinear", states, step, zero)
-        return self.op(
-            *("MatMulIntegerToFloat", cut, self.constant(rows.T), step),
-            *(self.floats(self._take(f"{name}.scales")), zero),
-            *(self.constant(np.zeros(len(rows), np.int8)), self.floats(self._take(f"{name}.bias"))),
-            domain=_RUNTIME,
-        )
+        scales = self.floats(self._take(f"{name}.scales", made))
+        zeros = self.constant(np.zeros(made, np.int8))
+        bias = self.floats(self._take(f"{name}.bias", made))
+        cut, weight = self.op("QuantizeLinear", states, step, zero), self.constant(rows.T)
+        inputs = (cut, weight, step, scales, zero, zeros, bias)
+        return self.op("MatMulIntegerToFloat", *inputs, domain=_RUNTIME)
 
-    def one_by_one(self, columns: str, name: str) -> str:
-        """A product of floats, [texts, in, 1] -> [texts, out, 1].
+    def one_by_one(self, columns: str, name: str, given: int, made: int) -> str:
+        """A product of floats, [texts, given, 1] -> [texts, made, 1].
 
         Were the texts the rows, they would be one product, in which the order of a sum, and so
         its last digits, depend on how many they are.
         """
-        product = self.op("MatMul", self.floats(self._take(f"{name}.weight")), columns)
-        return self.op("Add", product, self.floats(self._take(f"{name}.bias")[:, None]))
+        weight = self.floats(self._take(f"{name}.weight", made, given))
+        bias = self.floats(self._take(f"{name}.bias", made)[:, None])
+        return self.op("Add", self.op("MatMul", weight, columns), bias)
 
-    def _take(self, name: str) -> np.ndarray[Any, Any]:
+    def _take(self, name: str, *size: int) -> np.ndarray[Any, Any]:
         self.used.add(name)
-        return self._tensors[name]
+        tensor = self._tensors[name]
+        if tensor.shape != size:
+            raise ValueError(f"{name}: expected {size}, found {tensor.shape}")
+        if name.endswith(".rows") and tensor.dtype != np.int8:
+            raise ValueError(f"{name}: expected int8, found {tensor.dtype}")
+        return tensor
 
     def _name(self) -> str:
         self._count += 1

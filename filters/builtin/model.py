@@ -13,6 +13,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from filters.builtin.graph import read
 from filters.builtin.scorer import WEIGHTS
 from filters.builtin.text import Reader
+from filters.errors import FilterConfigError
 
 #: Tokens of a batch at most. What passes between layers then stays in a core's cache.
 BATCH = 512
@@ -22,15 +23,19 @@ class Model:
     """folder: `classifier.safetensors` and `vocabulary.txt`, as `gardefou train` writes them.
 
     threads: batches that are computed at once, each on one core. A text's scores are the same to
-    the last digit, alone and in any company.
+    the last digit, alone and in any company. Raises FilterConfigError.
     """
 
     def __init__(self, folder: Path, *, threads: int) -> None:
         model, about = read(folder / WEIGHTS)
         self._longest: int = about["shape"]["positions"]
-        self._reader = Reader.from_file(folder / "vocabulary.txt", longest=100_000)
+        self._reader = _reader(folder / "vocabulary.txt", about["shape"]["vocabulary"])
         self._session = _session(model.SerializeToString())
         self._pool = ThreadPoolExecutor(threads, "builtin-classifier")
+
+    def close(self) -> None:
+        """End its threads."""
+        self._pool.shutdown()
 
     def score(self, texts: Sequence[str]) -> list[list[float]]:
         """One row of scores per text."""
@@ -62,6 +67,17 @@ class Model:
         step = room * 3 // 4
         for start in range(0, max(1, len(inner) - room + step), step):
             yield [Reader.START, *inner[start : start + room], Reader.END]
+
+
+def _reader(path: Path, pieces: int) -> Reader:
+    try:
+        reader = Reader.from_file(path, longest=100_000)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FilterConfigError(f"{path}: {error}") from error
+    if len(reader.vocabulary) != pieces:
+        found = len(reader.vocabulary)
+        raise FilterConfigError(f"{path}: {found} word pieces, where the weights have {pieces}")
+    return reader
 
 
 def _session(model: bytes) -> Any:

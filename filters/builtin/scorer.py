@@ -18,6 +18,13 @@ FOLDER = Path(__file__).parent / "weights"
 WEIGHTS = "classifier.safetensors"
 
 
+def _cores() -> int:
+    """Those that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on a Mac
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class BuiltinModel:
     """A `TextModel` of the built-in categories; 0.5 is the threshold that its card recommends.
 
@@ -31,15 +38,20 @@ class BuiltinModel:
 
     def __init__(self, folder: Path = FOLDER, *, threads: int | None = None) -> None:
         self._folder = folder
-        self._threads = threads or max(1, min(4, (os.cpu_count() or 1) // 2))
+        self.threads = threads or max(1, min(4, _cores() // 2))
 
     @cached_property
     def _model(self) -> Any:
-        return import_module("filters.builtin.model").Model(self._folder, threads=self._threads)
+        return import_module("filters.builtin.model").Model(self._folder, threads=self.threads)
 
     def load(self) -> None:
         """Load now what else the first text would wait for."""
         self.compute([""])
+
+    def close(self) -> None:
+        """End its threads. Safe again; another text loads it anew."""
+        if (model := self.__dict__.pop("_model", None)) is not None:
+            model.close()
 
     def compute(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
         """Scores of each text. Blocks."""

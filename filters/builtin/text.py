@@ -50,7 +50,7 @@ class Reader:
     order in which they are thought of (`sh*t` is not `shot`); known or not.
     """
 
-    PAD, UNKNOWN, START, END = range(4)
+    START, END = 2, 3
     SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
     def __init__(

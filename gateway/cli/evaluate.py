@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from filters.errors import FilterConfigError
+from filters.labelled import Data, Row, read
 from filters.types import Stage
 from gateway.cli.options import settings_from, settings_options
-from gateway.evaluation.rows import Data, Row, read
 from gateway.evaluation.screening import Said, screen_all
 from gateway.guards import close_resources
 from gateway.resources import make_resources

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from filters.builtin.scorer import FOLDER
+from filters.errors import FilterConfigError
 from gateway.cli.probe import probe
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -21,16 +23,21 @@ train.add_command(probe)
 
 
 @train.command()
-@click.option("--data", type=_FOLDER, required=True, help="Folder with train/ and lm/.")
+@click.option(
+    "--data",
+    type=_FOLDER,
+    required=True,
+    help="Folder with train/*.jsonl[.gz]; for an encoder with lm/ too.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where files go.")
 @click.option(
     "--base",
     "bases",
     type=_FOLDER,
-    required=True,
     multiple=True,
     help="Folder with the base encoder (model.safetensors and vocab.txt), or with "
-    "a classifier trained before; of several such, it begins with the mean of their weights.",
+    "a classifier trained before; of several such, it begins with the mean of their weights. "
+    "Without: the classifier that ships.",
 )
 @click.option(
     "--share",
@@ -83,14 +90,26 @@ def classifier(
     device: str,
     bfloat16: bool,
 ) -> None:
-    """Train the built-in classifier. Called again with the same --out, it goes on."""
+    """Train the built-in classifier, or with rows of your own one for your task.
+
+    \b
+    Rows are a JSON object a line, as for `gardefou eval`:
+        {"text": "…", "labels": {"illicit": 1, "unsafe": 1}, "lang": "en"}
+
+    Called again with the same --out, it goes on. What it writes is served by
+    `model = "OUT"` under `[classifiers.NAME]` in the configuration file.
+    """
     if device != "cpu" and workers > 1:
         raise click.UsageError("--workers are processes on CPUs: with --device there is one")
     if shares and len(shares) != len(bases):
         raise click.UsageError(f"{len(shares)} --share for {len(bases)} --base")
     if len(set(bases)) < len(bases):
         raise click.UsageError("--base: the same folder twice")
-    steps = import_module("filters.builtin.training.job")
+    bases = bases or (FOLDER,)
+    try:
+        steps = import_module("filters.builtin.training.job")
+    except ImportError as error:
+        raise click.ClickException(f"training needs `gardefou[local]` ({error})") from error
     with click.progressbar(length=1000, label="training", show_eta=False) as bar:
         stage, done = "", 0
 
@@ -120,5 +139,8 @@ def classifier(
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-        import_module("filters.builtin.training.run").train(job, workers=workers)
+        try:
+            import_module("filters.builtin.training.run").train(job, workers=workers)
+        except (FilterConfigError, OSError) as error:
+            raise click.ClickException(str(error)) from error
     click.echo(f"written to {out}")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+from filters.labelled import Row
 from filters.types import Stage
-from gateway.evaluation.rows import Row
 from policies.examples import screened
 from policies.plan import Policy
 from policies.types import Action

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import nan
 
 import pytest
 from hypothesis import given
@@ -204,28 +205,59 @@ async def test_a_sentence_cut_into_short_ones_is_read_as_one() -> None:
     assert max(f.score for f in findings if f.category == "bad") == 0.9
 
 
-async def test_a_sentence_that_scores_next_to_nothing_is_read_once() -> None:
+QUIET = "It is good. It is bad. All is well. "
+
+
+@pytest.mark.parametrize(
+    ("least", "asked"),
+    [
+        (0.5, ["It is good.", " It is bad.", "It is good. It is bad.", " All is well."]),
+        (
+            0.0,
+            [
+                *("It is good.", " It is bad.", "It is good. It is bad."),
+                *(" All is well.", "It is good. It is bad. All is well."),
+            ],
+        ),
+    ],
+)
+async def test_a_sentence_about_which_nothing_is_done_is_read_once(
+    least: float, asked: list[str]
+) -> None:
     scorer = OnlyBad({"bad": 0.9})
     found_by = ClassifierFilter("c", scorer, limit=80, context=80, least=4)
-    await scan(found_by, "It is good. It is bad. All is well. ", Context("output"))
-    assert scorer.asked == ["It is good.", " It is bad.", "It is good. It is bad.", " All is well."]
+    await scan(found_by, QUIET, Context("output", least=least))
+    assert scorer.asked == asked
 
 
 @given(
     st.lists(st.text("abcd", min_size=1, max_size=6), max_size=12),
     st.integers(0, 100),
+    st.integers(0, 100),
     st.integers(0, 20),
 )
-def test_what_is_read_once_changes_no_verdict(words: list[str], quiet: int, above: int) -> None:
-    """At any threshold from `quiet` on a rule finds what it finds with two readings of all."""
+def test_what_is_read_once_changes_no_verdict(
+    words: list[str], quiet: int, least: int, above: int
+) -> None:
+    """At any threshold from `least` on a rule finds what it finds with two readings of all."""
 
-    async def found(quiet: float) -> list[tuple[str, Span, bool]]:
-        made = ClassifierFilter("c", WordScorer({}), limit=12, context=20, least=4, quiet=quiet)
-        at = min(1.0, quiet_share + above / 100)
-        return [
-            (f.category, f.span, f.score >= at)
-            for f in await scan(made, text or ".", Context("output"))
-        ]
+    async def found(least: float) -> list[tuple[str, Span, bool]]:
+        scorer = WordScorer({})
+        made = ClassifierFilter("c", scorer, limit=12, context=20, least=4, quiet=quiet / 100)
+        findings = await scan(made, text or ".", Context("output", least=least))
+        return [(f.category, f.span, f.score >= at) for f in findings]
 
-    text, quiet_share = "".join(f"{word}. " for word in words), quiet / 100
-    assert asyncio.run(found(quiet_share)) == asyncio.run(found(0.0))
+    text, at = "".join(f"{word}. " for word in words), min(1.0, (least + above) / 100)
+    assert asyncio.run(found(least / 100)) == asyncio.run(found(0.0))
+
+
+@pytest.mark.parametrize("nonsense", [nan, 1.5, -0.5])
+@pytest.mark.parametrize("odd_one", ["It is bad.", "It is good. It is bad."])
+async def test_no_reading_hides_a_score_that_is_none(nonsense: float, odd_one: str) -> None:
+    class Odd(OnlyBad):
+        def of(self, text: str) -> Mapping[str, float]:
+            return {"bad": nonsense if text.strip() == odd_one else super().of(text)["bad"]}
+
+    found_by = ClassifierFilter("c", Odd({"bad": 0.9}), limit=80, context=80, least=4)
+    findings = await scan(found_by, "It is good. It is bad. ", Context("output", least=0.5))
+    assert not all(0.0 <= f.score <= 1.0 for f in findings)

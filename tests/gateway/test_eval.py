@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from filters.labelled import Row, read
 from gateway.cli import main
-from gateway.evaluation.rows import Row, read
 from gateway.evaluation.screening import OVERALL, Said, truth
 
 pytest.importorskip("sklearn")  # the extra `eval`

@@ -1,4 +1,4 @@
-"""`gardefou train classifier`: what it says of bases that it cannot begin with."""
+"""`gardefou train classifier`: what it says of bases and of rows that it cannot begin with."""
 
 from __future__ import annotations
 
@@ -35,3 +35,13 @@ def test_the_same_base_twice_is_refused(tmp_path: Path) -> None:
     answer = CliRunner().invoke(main, [*args, *(["--base", str(tmp_path)] * 2)])
     assert answer.exit_code == 2
     assert "the same folder twice" in answer.output
+
+
+def test_rows_that_are_none_are_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "own.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    args = ["train", "classifier", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(main, [*args, "--minutes", "0", "--made", "1"])
+    assert answer.exit_code == 1
+    assert "own.jsonl:1: labels: " in answer.output
+    assert answer.exception is None or isinstance(answer.exception, SystemExit)

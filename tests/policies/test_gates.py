@@ -204,3 +204,20 @@ def test_gates_that_cannot_be_are_refused(change: tuple[str, str], expected: str
     with pytest.raises(PolicyInvalid) as caught:
         parse(GATED.replace(*change, 1), "p.yaml")
     assert str(caught.value.problems[0]).startswith(expected)
+
+
+def test_a_filter_is_told_the_lowest_score_that_anything_is_done_about() -> None:
+    gates = {"doctor": Gate("words", low=0.3), "words": Gate("re", low=0.2)}
+    rules = [
+        Rule("a", "doctor", Action.BLOCK, at=0.7),
+        Rule("b", "doctor", Action.REDACT, at=0.6),
+        Rule("c", "words", Action.BLOCK, at=0.4),
+        Rule("d", "words", Action.FLAG, at=0.1),  # of another chain: nothing waits for it
+    ]
+    plan = policy(rules, gates).plan("output")
+    assert {link.filter.name: link.least for link in plan.acting} == {
+        "re": 0.2,
+        "words": 0.3,
+        "doctor": 0.6,
+    }
+    assert {link.filter.name: link.least for link in plan.watching} == {"re": 0.2, "words": 0.1}

@@ -77,6 +77,6 @@ def restyle(text: str, around: Sequence[str], chance: random.Random) -> str:
         return disguise(text, chance)
     if dice < 0.38:
         return plain(text)
-    if dice < 0.53 and len(text) < 300:
+    if dice < 0.53 and len(text) < 300 and around:
         return among(text, around, chance)
     return text

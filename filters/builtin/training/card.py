@@ -19,6 +19,10 @@ from filters.builtin.training.measures import (
     reliability,
 )
 
+_AS_BEFORE = (
+    "The calibration is that of the classifier that training began with: there were too few"
+    " ordinary texts (of sources named `*benign*`) to measure false alarms by."
+)
 Scored = tuple[Examples, Tensor]
 
 
@@ -27,10 +31,13 @@ def write_card(
 ) -> None:
     """Write `figures.md`, `reliability.png` and `precision-recall.png` into `out`.
 
-    kept: the calibration split with its scores; held: whole sources and pairs never trained on.
+    thresholds: none if the calibration is another classifier's. kept: the calibration split with
+    its scores; held: whole sources and pairs never trained on.
     Without matplotlib there are no plots.
     """
-    lines = ["## Thresholds", "", *_threshold_table(thresholds), ""]
+    lines = ["## Thresholds", ""]
+    lines += _threshold_table(thresholds) if thresholds else [_AS_BEFORE]
+    lines.append("")
     for title, scored in (("Calibration split", kept), ("Held out whole", held)):
         lines += [f"## {title}", "", *_table(scored), ""]
     (out / "figures.md").write_text("\n".join(lines), encoding="utf-8")

@@ -32,9 +32,12 @@ from filters.builtin.training.batches import by_length, pad
 from filters.builtin.training.encoder import Network, Shape
 from filters.builtin.training.examples import Examples
 from filters.builtin.training.french import begin_embeddings, distance
-from filters.builtin.training.rows import Row, read_pairs, read_rows, read_texts
+from filters.builtin.training.rows import Row, files, read_pairs, read_rows, read_texts, source
+from filters.errors import FilterConfigError
 from filters.views import fold
 
+#: Sentences in English and in French.
+_TRANSLATED = Path("lm", "tatoeba_pairs.jsonl.gz")
 _LEXICON = Path(__file__).with_name("lexicon.yaml")
 #: Tokens of a training text at most. What is longer is cut there.
 _TOKENS = 128
@@ -43,9 +46,9 @@ Tell = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """data: folder with `train/` and `lm/`. bases: folder with the encoder and its `vocab.txt`, or
-    folders with classifiers that were trained before, to train on from the mean of their weights,
-    each with its share (a model soup, Wortsman et al. 2022).
+    """data: folder with `train/`, and for an encoder with `lm/`. bases: folder with the encoder and
+    its `vocab.txt`, or folders with classifiers that were trained before, to train on from the mean
+    of their weights, each with its share (a model soup, Wortsman et al. 2022).
 
     minutes: time for the fit, 0 for none; `french`: for teaching French before it. made: pairs of
     generated rows. tell: told a stage's name and the share of it that is done. bfloat16: see
@@ -82,6 +85,11 @@ class Job:
             raise ValueError(f"these have different vocabularies: {names}")
 
     @property
+    def trained(self) -> bool:
+        """Whether it begins with a classifier, not with an encoder."""
+        return (next(iter(self.bases)) / WEIGHTS).exists()
+
+    @property
     def work(self) -> Path:
         return self.out / "work"
 
@@ -97,6 +105,11 @@ def prepare(job: Job) -> None:
         _examples(job)
 
 
+def ordinary(source: str) -> bool:
+    """Whether a source holds nothing harmful."""
+    return "benign" in source
+
+
 def network(job: Job, weights: str) -> Network:
     """The network with the weights of a stage, on the device."""
     state = torch.load(job.work / weights, map_location="cpu", weights_only=True)
@@ -107,11 +120,14 @@ def network(job: Job, weights: str) -> Network:
 
 def _begin(job: Job) -> None:
     job.tell("vocabulary", 0.0)
-    pairs = list(read_pairs(job.data / "lm" / "tatoeba_pairs.jsonl.gz"))
+    translated = job.data / _TRANSLATED
+    if not job.trained and not translated.exists():
+        raise FilterConfigError(f"{translated} is missing, by which an encoder learns French")
+    pairs = list(read_pairs(translated)) if translated.exists() else []
     known = _known(pairs)
     (job.work / "words.json").write_text(json.dumps(_back(known)), encoding="utf-8")
     base = next(iter(job.bases))
-    if (base / WEIGHTS).exists():
+    if job.trained:
         mean = _mean(job.bases)
         for name in ("vocabulary.txt", "often_hidden.txt"):  # texts are read as they are served
             if (base / name).exists():
@@ -121,7 +137,7 @@ def _begin(job: Job) -> None:
             torch.save(mean, job.work / stage)
         return
     lexicon = _lexicon()
-    rows = [r for f in sorted((job.data / "train").glob("*.gz")) for r in read_rows(f)]
+    rows = [r for f in files(job.data / "train") for r in read_rows(f)]
     french = [r.text for r in rows if r.language == "fr"]
     novels = job.data / "lm" / "eltec_fr.jsonl.gz"
     old = (base / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
@@ -160,7 +176,8 @@ def _lexicon() -> dict[str, str]:
 def _known(pairs: Sequence[tuple[str, str]]) -> dict[str, Sequence[tuple[str, float]]]:
     """French word -> English words with how likely each is."""
     split = [(vocabulary.words(e), vocabulary.words(f)) for e, f in pairs]
-    known = dict(translations(s for s in split if len(s[0]) < 25 and len(s[1]) < 25))
+    short = [s for s in split if len(s[0]) < 25 and len(s[1]) < 25]
+    known = dict(translations(short)) if short else {}
     return known | {french: [(english, 1.0)] for french, english in _lexicon().items()}
 
 
@@ -179,7 +196,7 @@ def _teach(job: Job) -> None:
     chance = random.Random(job.seed)
     reader = Reader.from_file(job.work / "vocabulary.txt")
     teacher, student = network(job, "start.pt").eval(), network(job, "start.pt").eval()
-    once = dict(read_pairs(job.data / "lm" / "tatoeba_pairs.jsonl.gz"))
+    once = dict(read_pairs(job.data / _TRANSLATED))
     english, french = reader(once), reader(once.values())
     others = [p for name, p in student.named_parameters() if name != "tokens.weight"]
     groups: list[dict[str, Any]] = [{"params": [student.tokens.weight]}, {"params": others}]
@@ -213,6 +230,11 @@ def _examples(job: Job) -> None:
     chance = random.Random(job.seed)
     job.tell("examples", 0.0)
     parts = sampling.split(job.data / "train", seed=job.seed, made=job.made)
+    if not job.trained and not any(map(ordinary, (row.source for row in parts.calibration))):
+        raise FilterConfigError(
+            f"{job.data / 'train'}: without harmless sources, named *benign*, an encoder's scores"
+            " cannot be calibrated"
+        )
     around = _around(job.data / "train")
     words = json.loads((job.work / "words.json").read_text(encoding="utf-8"))
     rows: list[Row] = []
@@ -246,12 +268,10 @@ def _around(train: Path) -> dict[str, list[str]]:
         "en": ("benign_tatoeba_en", "goemotions_benign", "benign_instructions_gpteacher"),
         "fr": ("benign_tatoeba_fr", "benign_fiction_fr"),
     }
+    found = {source(path): path for path in files(train)}
     return {
         language: [
-            row.text[:160]
-            for name in names
-            if (train / f"{name}.jsonl.gz").exists()
-            for row in read_rows(train / f"{name}.jsonl.gz")
+            row.text[:160] for name in names if name in found for row in read_rows(found[name])
         ]
         for language, names in sources.items()
     }

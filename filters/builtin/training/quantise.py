@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from filters.builtin.training.batches import pad
@@ -56,10 +58,17 @@ def read(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def about(path: Path) -> Mapping[str, Any]:
+    """What else the file says."""
+    with safe_open(path, "pt") as file:
+        said: dict[str, Any] = json.loads(file.metadata()["about"])
+    return said
+
+
 def save(
-    network: Network, ranges: Mapping[str, float], path: Path, about: Mapping[str, Any]
+    network: Network, ranges: Mapping[str, float], path: Path, more: Mapping[str, Any]
 ) -> None:
-    """about: what else the file says; `calibration` with `slope` and `shift` is needed to score."""
+    """more: what else the file says; `calibration` with `slope` and `shift` is needed to score."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in network.cpu().state_dict().items():
         layer, _, kind = name.rpartition(".")
@@ -71,5 +80,6 @@ def save(
                 tensors[f"{layer}.largest"] = torch.tensor(ranges[layer])
         else:
             tensors[name] = tensor.half() if name == "positions.weight" else tensor.clone()
-    described = {"shape": asdict(network.shape), **about}
-    save_file(tensors, path, metadata={"about": json.dumps(described)})
+    described = {"shape": asdict(network.shape), **more}
+    # Not `save_file`, whose file nobody else may read.
+    path.write_bytes(serialised(tensors, metadata={"about": json.dumps(described)}))

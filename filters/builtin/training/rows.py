@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from filters.builtin.categories import CATEGORIES
+from filters.errors import FilterConfigError
+from filters.labelled import UNSAID, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,28 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of one file `NAME.jsonl[.gz]` whose labels name one of our categories."""
-    source = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    for row in _objects(path):
-        labels = {c: float(v) for c, v in row["labels"].items() if c in CATEGORIES}
-        if labels and row["text"].strip():
-            yield Row(row["text"], labels, row["lang"], source)
+    """The rows of one file `NAME.jsonl[.gz]` whose labels name one of our categories.
+
+    A row that says no language is taken for English. Raises FilterConfigError (`path:line`).
+    """
+    data = read(path)
+    if data.problems:
+        raise FilterConfigError(data.problems[0])
+    for row in data.rows:
+        labels = {c: value for c, value in row.labels.items() if c in CATEGORIES}
+        if labels and row.text.strip():
+            language = "en" if row.lang == UNSAID else row.lang
+            yield Row(row.text, labels, language, source(path))
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of rows in a folder, in the order of the alphabet."""
+    return sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
+
+
+def source(path: Path) -> str:
+    """A file is a source, and gives it its name."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 
 def read_pairs(path: Path) -> Iterator[tuple[str, str]]:

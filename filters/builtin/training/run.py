@@ -20,11 +20,13 @@ from filters.builtin.training.encoder import Network
 from filters.builtin.training.examples import Example, Examples
 from filters.builtin.training.fit import Fit, Plan, predict
 from filters.builtin.training.hidden import often_hidden
-from filters.builtin.training.job import Job, network, prepare
+from filters.builtin.training.job import Job, network, ordinary, prepare
 from filters.builtin.training.mining import hardest, ranking
 
 #: Share of ordinary texts that may score above 0.5.
 FALSE_ALARMS = dict.fromkeys(CATEGORIES, 0.005)
+#: Ordinary texts for that; with fewer the calibration is that of the classifier it began with.
+FEWEST = 200
 #: Shares of the time after which the network's errors are added to what it learns from, and after
 #: which it is judged on what is held out; what it was when it did best is what ships.
 MINED = 0.5
@@ -159,8 +161,9 @@ def finish(job: Job) -> None:
     kept = Examples.load(job.work / "kept.pt")
     logits = predict(model, [row.ids for row in kept.rows])
     known, targets = _labels(kept.rows)
-    ordinary = logits[_ordinary(kept)]
-    calibration = calibrate.calibrate(logits, known, targets, ordinary, FALSE_ALARMS)
+    harmless = logits[_ordinary(kept)]
+    base = _base_calibration(job) if len(harmless) < FEWEST else None
+    calibration = base or calibrate.calibrate(logits, known, targets, harmless, FALSE_ALARMS)
     job.tell("calibration", 0.6)
     about = {
         "calibration": {
@@ -171,13 +174,13 @@ def finish(job: Job) -> None:
         "rankings": rankings,
     }
     scored = calibration.scores(predict(model, [row.ids for row in held.rows]))
-    ranges = quantise.input_ranges(model, [row.ids for row in kept.rows[:256]])
+    ranges = quantise.input_ranges(model, _usual(job, kept, held))
     quantise.save(model, ranges, job.out / WEIGHTS, about)
     text = (job.work / "vocabulary.txt").read_text(encoding="utf-8")
     (job.out / "vocabulary.txt").write_text(text, encoding="utf-8")
     hidden = often_hidden(model, calibration, Reader.from_file(job.work / "vocabulary.txt"))
     (job.out / "often_hidden.txt").write_text("\n".join(hidden) + "\n", encoding="utf-8")
-    table = calibrate.thresholds(calibration.scores(ordinary))
+    table = {} if base else calibrate.thresholds(calibration.scores(harmless))
     (job.out / "thresholds.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     write_card(job.out, table, (kept, calibration.scores(logits)), (held, scored))
     job.tell("calibration", 1.0)
@@ -218,4 +221,20 @@ def _labels(rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
 
 def _ordinary(kept: Examples) -> list[int]:
     """Places of texts of the sources that hold nothing harmful."""
-    return [n for n, source in enumerate(kept.sources) if "benign" in source]
+    return [n for n, source in enumerate(kept.sources) if ordinary(source)]
+
+
+def _usual(job: Job, kept: Examples, held: Examples, most: int = 256) -> list[Sequence[int]]:
+    """Texts by which inputs' ranges are measured: learnt ones only where there are few others."""
+    rows = [*kept.rows, *held.rows][:most]
+    if len(rows) < most:
+        rows += Examples.load(job.work / "examples.pt").rows[: most - len(rows)]
+    return [row.ids for row in rows]
+
+
+def _base_calibration(job: Job) -> calibrate.Calibration | None:
+    """That of the classifier it began with, the first of several."""
+    if not job.trained:
+        return None
+    said = quantise.about(next(iter(job.bases)) / WEIGHTS)["calibration"]
+    return calibrate.Calibration(torch.tensor(said["slope"]), torch.tensor(said["shift"]))

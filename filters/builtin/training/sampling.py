@@ -11,13 +11,17 @@ from pathlib import Path
 import regex
 from ruamel.yaml import YAML
 
+from filters.builtin.categories import CATEGORIES
 from filters.builtin.training.acts import acts
 from filters.builtin.training.generate import generate
-from filters.builtin.training.rows import Row, read_rows
+from filters.builtin.training.rows import Row, files, read_rows, source
+from filters.errors import FilterConfigError
 
 _PLAN = Path(__file__).with_name("sampling.yaml")
-#: Of a hundred rows, those that calibration keeps for itself, and never trains on.
-_KEPT = 4
+#: Of a hundred rows, those that calibration keeps for itself, and those that are held out where no
+#: source is held out whole. Neither is trained on.
+_KEPT = range(4)
+_HELD = range(4, 14)
 #: Harmless rows that are looked through for those which the network takes for harmful.
 _SPARE = 32_000
 
@@ -35,10 +39,10 @@ class Split:
     spare: Sequence[Row]
 
 
-def kept(text: str) -> bool:
-    """Whether a text is calibration's: by a hash of its letters, so that copies go together."""
+def kept(text: str, part: range = _KEPT) -> bool:
+    """Whether a text is of that part: by a hash of its letters, so that copies go together."""
     letters = "".join(filter(str.isalpha, text.lower()))
-    return zlib.crc32(letters.encode()) % 100 < _KEPT
+    return zlib.crc32(letters.encode()) % 100 in part
 
 
 def harmful(row: Row) -> bool:
@@ -52,27 +56,37 @@ def doubtful(row: Row, pattern: regex.Pattern[str]) -> bool:
 
 
 def split(data: Path, *, seed: int, made: int) -> Split:
-    """Read `data/*.jsonl.gz` and draw `made` pairs of generated rows."""
+    """Read `data/*.jsonl[.gz]` and draw `made` pairs of generated rows.
+
+    Where no source is one of those that are held out whole, a tenth of each source's rows is.
+    Raises FilterConfigError if there are no rows.
+    """
     plan = YAML(typ="safe").load(_PLAN)
     chance = random.Random(seed)
     training: list[Row] = []
     calibration: list[Row] = []
     held_out: list[Row] = []
     unused: list[Row] = []
-    for path in sorted(data.glob("*.jsonl.gz")):
-        rows = list(read_rows(path))
-        source = path.name.removesuffix(".jsonl.gz")
-        if source in plan["held_out"]:
+    found = {source(path): list(read_rows(path)) for path in files(data)}
+    if not any(found.values()):
+        known = ", ".join(CATEGORIES)
+        raise FilterConfigError(f"{data}: no rows in *.jsonl or *.jsonl.gz that label {known}")
+    whole = found.keys() & set(plan["held_out"])
+    for name, rows in found.items():
+        if name in whole:
             held_out += rows
             continue
-        if source in plan["doubtful"]:
-            pattern = regex.compile(plan["doubtful"][source])
+        if not whole:
+            held_out += [row for row in rows if kept(row.text, _HELD)]
+            rows = [row for row in rows if not kept(row.text, _HELD)]
+        if name in plan["doubtful"]:
+            pattern = regex.compile(plan["doubtful"][name])
             rows = [row for row in rows if not doubtful(row, pattern)]
         spare = [row for row in rows if kept(row.text)]
         calibration += chance.sample(spare, min(len(spare), 600))
         rows = [row for row in rows if not kept(row.text)]
-        taken = list(balanced(rows, plan["take"].get(source, len(rows)), chance))
-        training += taken * plan["repeat"].get(source, 1)
+        taken = list(balanced(rows, plan["take"].get(name, len(rows)), chance))
+        training += taken * plan["repeat"].get(name, 1)
         used = {row.text for row in taken}
         unused += [r for r in rows if r.labels.get("unsafe") == 0 and r.text not in used]
     for twins in generate(seed, made, acts=acts(training)):

@@ -7,6 +7,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import regex
@@ -23,11 +24,13 @@ from filters.builtin.training.augment import among, disguise, half_translated, p
 from filters.builtin.training.base import read_base, shape_of
 from filters.builtin.training.calibrate import calibrate, temperature, threshold
 from filters.builtin.training.encoder import Network, Shape
+from filters.builtin.training.examples import Examples
 from filters.builtin.training.job import Job
 from filters.builtin.training.quantise import read, save
 from filters.builtin.training.rows import Row
 from filters.builtin.training.run import train
-from filters.builtin.training.sampling import balanced, doubtful, kept
+from filters.builtin.training.sampling import balanced, doubtful, kept, split
+from filters.errors import FilterConfigError
 
 PAIRS = [("the dog sleeps", "le chien dort"), ("the cat sleeps", "le chat dort")] * 6 + [
     ("the cat eats", "le chat mange"),
@@ -144,7 +147,8 @@ def test_a_mean_of_classifiers_is_calibrated_without_a_fit(
         (folder / "vocabulary.txt").write_text(words, encoding="utf-8")
         torch.manual_seed(seed)
         network = Network(Shape(len(words.split("\n")), 64, 2, 1, 64, 128))
-        save(network, {}, folder / "classifier.safetensors", {})
+        even = {"slope": [1.0] * len(CATEGORIES), "shift": [0.0] * len(CATEGORIES)}
+        save(network, {}, folder / "classifier.safetensors", {"calibration": even})
     job = Job(data, mean, {one: 3.0, other: 1.0}, 0.0, 1.0, 40, 0, lambda *_: None)
     train(job)
     first, second, made = (read(f / "classifier.safetensors") for f in (one, other, mean))
@@ -156,6 +160,64 @@ def test_a_mean_of_classifiers_is_calibrated_without_a_fit(
     (other / "vocabulary.txt").write_text("[PAD]", encoding="utf-8")
     with pytest.raises(ValueError, match="different vocabularies"):
         train(replace(job, out=tmp_path / "none"))
+
+
+def test_own_rows_teach_a_classifier_that_was_trained_before(
+    data: Path, base: Path, tmp_path: Path
+) -> None:
+    """With neither translations nor harmless sources: what it knew, its calibration too, stays."""
+    first, own, more = (tmp_path / name for name in ("first", "own", "more"))
+    train(Job(data, first, {base: 1.0}, 0.03, 0.005, 40, 7, lambda *_: None))
+    (own / "train").mkdir(parents=True)
+    rows = [
+        {"text": f"the {animal} eats {_word(n)}", "labels": {"illicit": float(animal == "dog")}}
+        for n in range(200)
+        for animal in ("dog", "cat")
+    ]
+    lines = "\n".join(map(json.dumps, rows))
+    (own / "train" / "pets.jsonl").write_text(lines, encoding="utf-8")
+    job = Job(own, more, {first: 1.0}, 0.06, 1.0, 40, 7, lambda *_: None)
+    train(job)
+    illicit = CATEGORIES.index("illicit")
+    dog, cat = Model(more, threads=1).score(["the dog eats zz", "the cat eats zz"])
+    assert dog[illicit] > cat[illicit]
+    told = [graph.read(folder / "classifier.safetensors")[1] for folder in (first, more)]
+    assert told[0]["calibration"] == told[1]["calibration"]
+    assert "too few ordinary texts" in (more / "figures.md").read_text(encoding="utf-8")
+    held = Examples.load(job.work / "held.pt")
+    assert 20 <= held.sources.count("pets") <= 60
+    assert set(held.languages) == {"en", "fr"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            '{"text": "a", "labels": {"unsafe": 1}}\n{"text": 3, "labels": {}}',
+            r"pets.jsonl:2: text: ",
+        ),
+        ('{"text": "a", "labels": {"unsafe": 2}}', r"pets.jsonl:1: labels.unsafe: "),
+        ("{", "pets.jsonl:1: not JSON"),
+        ('{"text": "a", "labels": {"harm": 1}}', "no rows in .* that label toxicity, hate"),
+    ],
+)
+def test_rows_that_are_none_are_told_by_line(tmp_path: Path, lines: str, said: str) -> None:
+    (tmp_path / "pets.jsonl").write_text(lines, encoding="utf-8")
+    with pytest.raises(FilterConfigError, match=said):
+        split(tmp_path, seed=0, made=1)
+
+
+def test_an_encoder_needs_translations_and_harmless_texts(
+    data: Path, base: Path, tmp_path: Path
+) -> None:
+    job = Job(tmp_path, tmp_path / "out", {base: 1.0}, 0.0, 0.0, 1, 0, lambda *_: None)
+    with pytest.raises(FilterConfigError, match=r"tatoeba_pairs\.jsonl\.gz is missing"):
+        train(job)
+    copytree(data, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "train").glob("benign*"):
+        path.unlink()
+    with pytest.raises(FilterConfigError, match="without harmless sources, named"):
+        train(job)
 
 
 def test_what_is_only_unsafe_is_doubted_by_a_pattern() -> None:

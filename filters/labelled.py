@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 #: From here on a label counts as true.
 TRUE = 0.5
+#: Where a row does not say it.
+UNSAID = "?"
 
 
 class _Row(BaseModel):
@@ -35,8 +37,8 @@ class Row:
     where: str
     text: str
     labels: Mapping[str, float]
-    lang: str = "?"
-    source: str = "?"
+    lang: str = UNSAID
+    source: str = UNSAID
 
     @property
     def harmless(self) -> bool:
@@ -69,7 +71,7 @@ def read(path: Path, *, limit: int | None = None) -> Data:
             data.problems.append(f"{where}: not JSON")
         else:
             source = made.source or path.name.partition(".")[0]
-            data.rows.append(Row(where, made.text, made.labels, made.lang or "?", source))
+            data.rows.append(Row(where, made.text, made.labels, made.lang or UNSAID, source))
     return data
 
 
