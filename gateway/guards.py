@@ -42,7 +42,10 @@ def make_classifiers(settings: Settings, metrics: Metrics | None) -> Mapping[str
 
 def _ours(one: ClassifierSettings) -> bool:
     """Whether it is a folder that `gardefou train classifier` wrote."""
-    return Path(one.model).expanduser().joinpath(WEIGHTS).exists()
+    try:
+        return Path(one.model).expanduser().joinpath(WEIGHTS).exists()
+    except (OSError, RuntimeError) as error:  # not to be read; no such user's home
+        raise FilterConfigError(f"classifier {one.model!r}: {error}") from error
 
 
 def _trained(name: str, one: ClassifierSettings, settings: Settings) -> TextModel:
@@ -57,7 +60,9 @@ def _trained(name: str, one: ClassifierSettings, settings: Settings) -> TextMode
 def _transformer(name: str, one: ClassifierSettings) -> TextModel:
     if not one.labels:
         raise FilterConfigError(
-            f"classifier {name!r}: `labels` is missing: which of its labels are which categories"
+            f"classifier {name!r}: in {one.model} there is no {WEIGHTS}, as `gardefou train"
+            " classifier` writes it in the end; any other model needs `labels`: which of its"
+            " labels are which categories"
         )
     made = import_module("filters.sequence_classifier").SequenceClassifier
     model: TextModel = made(one.model, one.labels, activation=one.activation, device=one.device)

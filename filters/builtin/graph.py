@@ -55,6 +55,9 @@ def _network(graph: _Graph, about: Mapping[str, Any]) -> str:
     shape = about["shape"]
     if shape["positions"] < _FEWEST:
         raise ValueError(f"{shape['positions']} positions are fewer than {_FEWEST}")
+    heads = shape["heads"]
+    if not isinstance(heads, int) or heads < 1 or shape["width"] % heads:
+        raise ValueError(f"a width of {shape['width']} in {heads!r} heads")
     width, hidden, categories = shape["width"], shape["hidden"], len(CATEGORIES)
     states = graph.op(
         *("Add", graph.embedding("tokens", shape["vocabulary"], width)),
@@ -67,8 +70,8 @@ def _network(graph: _Graph, about: Mapping[str, Any]) -> str:
     inner = graph.op("Gelu", graph.one_by_one(pools, "hidden", 2 * width, hidden))
     logits = graph.one_by_one(inner, "scores", hidden, categories)
     logits = graph.op("Squeeze", logits, graph.constant([2]))
-    slope, shift = (np.asarray(about["calibration"][name]) for name in ("slope", "shift"))
-    if slope.shape != (categories,) or shift.shape != (categories,):
+    slope, shift = (np.asarray(about["calibration"][k], np.float32) for k in ("slope", "shift"))
+    if not all(one.shape == (categories,) and np.isfinite(one).all() for one in (slope, shift)):
         raise ValueError(f"calibration: expected {categories} numbers each")
     logits = graph.op("Add", graph.op("Mul", logits, graph.floats(slope)), graph.floats(shift))
     return graph.op("Sigmoid", logits)

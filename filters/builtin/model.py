@@ -74,9 +74,11 @@ def _reader(path: Path, pieces: int) -> Reader:
         reader = Reader.from_file(path, longest=100_000)
     except (OSError, UnicodeDecodeError) as error:
         raise FilterConfigError(f"{path}: {error}") from error
-    if len(reader.vocabulary) != pieces:
-        found = len(reader.vocabulary)
+    found = len(set(reader.vocabulary))
+    if found != pieces or len(reader.vocabulary) != pieces:
         raise FilterConfigError(f"{path}: {found} word pieces, where the weights have {pieces}")
+    if tuple(reader.vocabulary[: len(Reader.SPECIALS)]) != Reader.SPECIALS:
+        raise FilterConfigError(f"{path}: does not begin with {', '.join(Reader.SPECIALS)}")
     return reader
 
 

@@ -51,7 +51,7 @@ train.add_command(probe)
     type=click.FloatRange(0),
     default=60.0,
     show_default=True,
-    help="Time for the fit; 0: what it begins with is calibrated and written.",
+    help="Time for the fit; 0: what it begins with is written, and calibrated if rows suffice.",
 )
 @click.option("--french", type=float, default=18.0, show_default=True, help="And for French.")
 @click.option("--made", type=int, default=24_000, show_default=True, help="Pairs to generate.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,36 @@ def test_the_settings_say_how_many_cores_it_takes() -> None:
     [
         ({"model": str(FOLDER), "labels": {"a": "hate"}}, "'mine'.*leave out `labels`"),
         ({"model": str(FOLDER), "device": "cuda"}, "'mine'.*leave out `device`"),
-        ({"model": "some-org/some-model"}, "'mine': `labels` is missing"),
+        ({"model": "some-org/some-model"}, "'mine': in some-org/some-model .* needs `labels`"),
+        ({"model": "~nobody-here/x"}, "'~nobody-here/x': .*home"),
     ],
 )
 def test_what_does_not_fit_is_told(mine: dict[str, Any], said: str) -> None:
     with pytest.raises(FilterConfigError, match=said):
         make_classifiers(settings(mine=mine), None)
+
+
+class Milder:
+    """0.07 for the sentence alone, 0.01 behind others."""
+
+    categories = ("toxicity",)
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def score(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+        self.asked += texts
+        return [
+            {"toxicity": 0.01 if "first" in text and "last" in text else 0.07} for text in texts
+        ]
+
+
+@pytest.mark.parametrize(("at", "asked"), [(0.05, 3), (0.5, 2)])
+async def test_rules_say_which_scores_matter(at: float, asked: int) -> None:
+    text = "This is the first sentence, a long one indeed. This is the last, and as long as that. "
+    policy = POLICY.replace("0.6", str(at)).replace("do: block", "do: flag")
+    scorer = Milder()
+    loaded = parse(policy, "p", Resources(classifiers={"mine": scorer})).policy
+    verdict = await screened(loaded, "input", text)
+    assert [hit.finding.span.start for hit in verdict.hits] == ([0] if at == 0.05 else [])
+    assert len(scorer.asked) == asked

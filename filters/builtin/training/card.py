@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,39 @@ from filters.builtin.training.measures import (
     reliability,
 )
 
-_AS_BEFORE = (
-    "The calibration is that of the classifier that training began with: there were too few"
-    " ordinary texts (of sources named `*benign*`) to measure false alarms by."
-)
 Scored = tuple[Examples, Tensor]
 
 
-def write_card(
-    out: Path, thresholds: Mapping[str, Mapping[str, float]], kept: Scored, held: Scored
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is told of a training.
+
+    thresholds: by category and false-positive rate; none if there were too few ordinary texts.
+    as_before: categories whose calibration is that of the classifier that training began with.
+    kept: the calibration split with its scores. held: what was held out. before: scores of that by
+    the classifier that training began with.
+    """
+
+    thresholds: Mapping[str, Mapping[str, float]]
+    as_before: Sequence[str]
+    kept: Scored
+    held: Scored
+    before: Tensor | None = None
+
+
+def write_card(out: Path, card: Card) -> None:
     """Write `figures.md`, `reliability.png` and `precision-recall.png` into `out`.
 
-    thresholds: none if the calibration is another classifier's. kept: the calibration split with
-    its scores; held: whole sources and pairs never trained on.
     Without matplotlib there are no plots.
     """
-    lines = ["## Thresholds", ""]
-    lines += _threshold_table(thresholds) if thresholds else [_AS_BEFORE]
-    lines.append("")
-    for title, scored in (("Calibration split", kept), ("Held out whole", held)):
+    lines: list[str] = []
+    if card.thresholds:
+        lines += ["## Thresholds", "", *_threshold_table(card.thresholds), ""]
+    if card.as_before:
+        names = ", ".join(f"`{name}`" for name in card.as_before)
+        lines += [f"Too few rows to calibrate anew, so as in what it began with: {names}.", ""]
+    lines += ["## Held out, by source", "", *_by_source(card.held, card.before), ""]
+    for title, scored in (("Calibration split", card.kept), ("Held out", card.held)):
         lines += [f"## {title}", "", *_table(scored), ""]
     (out / "figures.md").write_text("\n".join(lines), encoding="utf-8")
     try:
@@ -47,8 +61,38 @@ def write_card(
         return
     for name, draw in (("reliability", _reliability), ("precision-recall", _curves)):
         figure = plots.Figure(figsize=(12, 6), layout="constrained")
-        _draw(figure, held, draw)
+        _draw(figure, card.held, draw)
         figure.savefig(out / f"{name}.png", dpi=80)
+
+
+def _by_source(held: Scored, before: Tensor | None) -> list[str]:
+    """Of each source that was not made up, in any language: shares at 0.5, before and after."""
+    examples, after = held
+    head = ["source", "category", "harmful", "found before", "found"]
+    head += ["harmless", "flagged before", "flagged"]
+    lines = [f"| {' | '.join(head)} |", "| --- | --- |" + " ---: |" * (len(head) - 2)]
+    for source in sorted({one for one in examples.sources if not one.startswith("generated/")}):
+        for place, category in enumerate(CATEGORIES):
+            cells = [source, f"`{category}`"]
+            for harmful in (True, False):
+                rows = [
+                    number
+                    for number, row in enumerate(examples.rows)
+                    if examples.sources[number] == source
+                    and row.weights[place]
+                    and (row.targets[place] >= 0.5) == harmful
+                ]
+                cells.append(str(len(rows)))
+                cells += [_share(scores, rows, place) for scores in (before, after)]
+            if any(cell not in {"0", "-"} for cell in cells[2:]):
+                lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _share(scores: Tensor | None, rows: Sequence[int], place: int) -> str:
+    if scores is None or not rows:
+        return "-"
+    return f"{(scores[list(rows), place] >= 0.5).float().mean():.3f}"
 
 
 def _threshold_table(thresholds: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -95,8 +95,9 @@ class Job:
 
 
 def prepare(job: Job) -> None:
-    """The stages before the fit."""
+    """The stages before the fit. Raises FilterConfigError."""
     job.work.mkdir(parents=True, exist_ok=True)
+    _same(job)
     if not (job.work / "start.pt").exists():
         _begin(job)
     if not (job.work / "french.pt").exists():
@@ -108,6 +109,22 @@ def prepare(job: Job) -> None:
 def ordinary(source: str) -> bool:
     """Whether a source holds nothing harmful."""
     return "benign" in source
+
+
+def _same(job: Job) -> None:
+    """What is there is gone on with: it has to be of the same bases and rows."""
+    rows = {path.name: path.stat().st_size for path in files(job.data / "train")}
+    bases = {str(base.resolve()): share for base, share in job.bases.items()}
+    now = json.loads(json.dumps({"bases": bases, "rows": rows, "made": job.made, "seed": job.seed}))
+    told = job.work / "job.json"
+    if not (job.work / "examples.pt").exists():
+        told.write_text(json.dumps(now, indent=1), encoding="utf-8")
+        return
+    before = json.loads(told.read_text(encoding="utf-8"))
+    if other := [name for name in now if before.get(name) != now[name]]:
+        raise FilterConfigError(
+            f"{job.out} was begun with other {' and '.join(other)}: take another folder"
+        )
 
 
 def network(job: Job, weights: str) -> Network:
@@ -128,6 +145,8 @@ def _begin(job: Job) -> None:
     (job.work / "words.json").write_text(json.dumps(_back(known)), encoding="utf-8")
     base = next(iter(job.bases))
     if job.trained:
+        for one in job.bases:
+            quantise.calibration(one / WEIGHTS)  # told of now if it has none, not after the fit
         mean = _mean(job.bases)
         for name in ("vocabulary.txt", "often_hidden.txt"):  # texts are read as they are served
             if (base / name).exists():
@@ -242,7 +261,7 @@ def _examples(job: Job) -> None:
         language = "fr" if row.language == "fr" else "en"
         cut = sampling.pieces(row, 280 if chance.random() < 0.75 else 480, chance)
         rows.append(replace(cut, text=restyle(cut.text, around[language], chance)))
-        if language == "en" and len(row.text) < 160 and _worth_translating(row, chance):
+        if row.language == "en" and len(row.text) < 160 and _worth_translating(row, chance):
             other = half_translated(row.text, words, chance)
             rows.append(replace(row, text=other, language="fr"))
     chance.shuffle(rows)
@@ -268,10 +287,12 @@ def _around(train: Path) -> dict[str, list[str]]:
         "en": ("benign_tatoeba_en", "goemotions_benign", "benign_instructions_gpteacher"),
         "fr": ("benign_tatoeba_fr", "benign_fiction_fr"),
     }
-    found = {source(path): path for path in files(train)}
     return {
         language: [
-            row.text[:160] for name in names if name in found for row in read_rows(found[name])
+            row.text[:160]
+            for path in files(train)
+            if source(path) in names
+            for row in read_rows(path)
         ]
         for language, names in sources.items()
     }

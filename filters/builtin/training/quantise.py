@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from filters.builtin.training.batches import pad
+from filters.builtin.training.calibrate import Calibration
 from filters.builtin.training.encoder import Network
+from filters.errors import FilterConfigError
 
 
 @torch.no_grad()
@@ -46,8 +49,12 @@ def input_ranges(
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The network's weights from a file that `save` wrote, as floats again."""
-    tensors = load_file(path)
+    """The network's weights from a file that `save` wrote, as floats again.
+
+    Raises FilterConfigError.
+    """
+    with _reading(path):
+        tensors = load_file(path)
     state = {}
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
@@ -58,11 +65,19 @@ def read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def about(path: Path) -> Mapping[str, Any]:
-    """What else the file says."""
-    with safe_open(path, "pt") as file:
-        said: dict[str, Any] = json.loads(file.metadata()["about"])
-    return said
+def calibration(path: Path) -> Calibration:
+    """That of a file that `save` wrote. Raises FilterConfigError."""
+    with _reading(path), safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["about"])["calibration"]
+        return Calibration(torch.tensor(said["slope"]), torch.tensor(said["shift"]))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise FilterConfigError(f"{path}: not a built-in classifier: {error}") from error
 
 
 def save(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,10 @@ def read_rows(path: Path) -> Iterator[Row]:
 
     A row that says no language is taken for English. Raises FilterConfigError (`path:line`).
     """
-    data = read(path)
+    try:
+        data = read(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise FilterConfigError(f"{path}: {error}") from error
     if data.problems:
         raise FilterConfigError(data.problems[0])
     for row in data.rows:

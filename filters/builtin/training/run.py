@@ -15,7 +15,7 @@ from filters.builtin.categories import CATEGORIES
 from filters.builtin.scorer import WEIGHTS
 from filters.builtin.text import Reader
 from filters.builtin.training import calibrate, quantise
-from filters.builtin.training.card import write_card
+from filters.builtin.training.card import Card, write_card
 from filters.builtin.training.encoder import Network
 from filters.builtin.training.examples import Example, Examples
 from filters.builtin.training.fit import Fit, Plan, predict
@@ -25,8 +25,10 @@ from filters.builtin.training.mining import hardest, ranking
 
 #: Share of ordinary texts that may score above 0.5.
 FALSE_ALARMS = dict.fromkeys(CATEGORIES, 0.005)
-#: Ordinary texts for that; with fewer the calibration is that of the classifier it began with.
+#: Ordinary texts for that, and labels of either kind for a category's slope. With fewer the
+#: calibration is that of the classifier it began with, if it began with one.
 FEWEST = 200
+LABELS = 10
 #: Shares of the time after which the network's errors are added to what it learns from, and after
 #: which it is judged on what is held out; what it was when it did best is what ships.
 MINED = 0.5
@@ -162,8 +164,8 @@ def finish(job: Job) -> None:
     logits = predict(model, [row.ids for row in kept.rows])
     known, targets = _labels(kept.rows)
     harmless = logits[_ordinary(kept)]
-    base = _base_calibration(job) if len(harmless) < FEWEST else None
-    calibration = base or calibrate.calibrate(logits, known, targets, harmless, FALSE_ALARMS)
+    base = quantise.calibration(next(iter(job.bases)) / WEIGHTS) if job.trained else None
+    calibration, as_before = _calibration(logits, known, targets, harmless, base)
     job.tell("calibration", 0.6)
     about = {
         "calibration": {
@@ -180,9 +182,15 @@ def finish(job: Job) -> None:
     (job.out / "vocabulary.txt").write_text(text, encoding="utf-8")
     hidden = often_hidden(model, calibration, Reader.from_file(job.work / "vocabulary.txt"))
     (job.out / "often_hidden.txt").write_text("\n".join(hidden) + "\n", encoding="utf-8")
-    table = {} if base else calibrate.thresholds(calibration.scores(harmless))
+    few = base is not None and len(harmless) < FEWEST
+    table = {} if few else calibrate.thresholds(calibration.scores(harmless))
     (job.out / "thresholds.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
-    write_card(job.out, table, (kept, calibration.scores(logits)), (held, scored))
+    before = None
+    if base is not None:
+        began = network(job, "french.pt")
+        before = base.scores(predict(began, [row.ids for row in held.rows]))
+    card = Card(table, as_before, (kept, calibration.scores(logits)), (held, scored), before)
+    write_card(job.out, card)
     job.tell("calibration", 1.0)
 
 
@@ -232,9 +240,26 @@ def _usual(job: Job, kept: Examples, held: Examples, most: int = 256) -> list[Se
     return [row.ids for row in rows]
 
 
-def _base_calibration(job: Job) -> calibrate.Calibration | None:
-    """That of the classifier it began with, the first of several."""
-    if not job.trained:
-        return None
-    said = quantise.about(next(iter(job.bases)) / WEIGHTS)["calibration"]
-    return calibrate.Calibration(torch.tensor(said["slope"]), torch.tensor(said["shift"]))
+def _calibration(
+    logits: Tensor,
+    known: Tensor,
+    targets: Tensor,
+    ordinary: Tensor,
+    base: calibrate.Calibration | None,
+) -> tuple[calibrate.Calibration, Sequence[str]]:
+    """Measured anew, but for the categories for which there is too little; and those.
+
+    base: of the classifier that training began with, which they keep.
+    """
+    if base is not None and len(ordinary) < FEWEST:
+        return base, CATEGORIES
+    made = calibrate.calibrate(logits, known, targets, ordinary, FALSE_ALARMS)
+    if base is None:
+        return made, ()
+    harmful = ((targets >= 0.5) & known).sum(0)
+    fit = (harmful >= LABELS) & (known.sum(0) - harmful >= LABELS)
+    slope, shift = (
+        torch.where(fit, *two) for two in ((made.slope, base.slope), (made.shift, base.shift))
+    )
+    as_before = [name for name, is_fit in zip(CATEGORIES, fit.tolist(), strict=True) if not is_fit]
+    return calibrate.Calibration(slope, shift), as_before

@@ -41,7 +41,7 @@ class Split:
 
 def kept(text: str, part: range = _KEPT) -> bool:
     """Whether a text is of that part: by a hash of its letters, so that copies go together."""
-    letters = "".join(filter(str.isalpha, text.lower()))
+    letters = "".join(filter(str.isalpha, text.lower())) or text
     return zlib.crc32(letters.encode()) % 100 in part
 
 
@@ -67,7 +67,9 @@ def split(data: Path, *, seed: int, made: int) -> Split:
     calibration: list[Row] = []
     held_out: list[Row] = []
     unused: list[Row] = []
-    found = {source(path): list(read_rows(path)) for path in files(data)}
+    found: dict[str, list[Row]] = {}
+    for path in files(data):
+        found.setdefault(source(path), []).extend(read_rows(path))
     if not any(found.values()):
         known = ", ".join(CATEGORIES)
         raise FilterConfigError(f"{data}: no rows in *.jsonl or *.jsonl.gz that label {known}")
@@ -93,6 +95,8 @@ def split(data: Path, *, seed: int, made: int) -> Split:
         # Whole pairs are held out, in whatever frame and filling they come.
         side = held_out if twins.pair % 12 == 5 else training
         side += [twins.harmful, twins.harmless]
+    if not training:
+        raise FilterConfigError(f"{data}: of so few rows none is left to learn from")
     chance.shuffle(training)
     spare = chance.sample(unused, min(len(unused), _SPARE))
     return Split(training, calibration, held_out, spare)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from functools import cache
+from math import nan
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -151,7 +152,10 @@ WRONG: list[tuple[Callable[[Tensors, About], Any], str]] = [
         r"rows: expected int8",
     ),
     (lambda _, a: a["calibration"].update(slope=[1.0] * 7), "calibration: expected 8 numbers"),
+    (lambda _, a: a["calibration"].update(shift=[nan] * 8), "calibration: expected 8 numbers"),
     (_shape(positions=3), "3 positions are fewer than 4"),
+    (_shape(heads=0), "a width of 64 in 0 heads"),
+    (_shape(heads=5), "a width of 64 in 5 heads"),
     (_shape(vocabulary=9), r"tokens\.rows: expected \(9, 64\)"),
     (lambda _, a: a["shape"].pop("positions"), "positions"),
 ]
@@ -176,6 +180,10 @@ def test_a_vocabulary_that_does_not_fit_is_told(folder: Path, tmp_path: Path) ->
     copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "vocabulary.txt").write_text("[PAD]", encoding="utf-8")
     with pytest.raises(FilterConfigError, match="1 word pieces, where the weights have 14"):
+        BuiltinModel(tmp_path).load()
+    others = "\n".join(READER.vocabulary[::-1])
+    (tmp_path / "vocabulary.txt").write_text(others, encoding="utf-8")
+    with pytest.raises(FilterConfigError, match="does not begin with"):
         BuiltinModel(tmp_path).load()
     (tmp_path / "vocabulary.txt").unlink()
     with pytest.raises(FilterConfigError, match=r"No such file.*vocabulary\.txt"):

@@ -22,12 +22,13 @@ from filters.builtin.text import Reader
 from filters.builtin.training.alignment import translations
 from filters.builtin.training.augment import among, disguise, half_translated, plain, typo
 from filters.builtin.training.base import read_base, shape_of
-from filters.builtin.training.calibrate import calibrate, temperature, threshold
+from filters.builtin.training.calibrate import Calibration, calibrate, temperature, threshold
 from filters.builtin.training.encoder import Network, Shape
 from filters.builtin.training.examples import Examples
 from filters.builtin.training.job import Job
 from filters.builtin.training.quantise import read, save
 from filters.builtin.training.rows import Row
+from filters.builtin.training.run import _calibration as recalibrated
 from filters.builtin.training.run import train
 from filters.builtin.training.sampling import balanced, doubtful, kept, split
 from filters.errors import FilterConfigError
@@ -183,10 +184,64 @@ def test_own_rows_teach_a_classifier_that_was_trained_before(
     assert dog[illicit] > cat[illicit]
     told = [graph.read(folder / "classifier.safetensors")[1] for folder in (first, more)]
     assert told[0]["calibration"] == told[1]["calibration"]
-    assert "too few ordinary texts" in (more / "figures.md").read_text(encoding="utf-8")
+    figures = (more / "figures.md").read_text(encoding="utf-8")
+    assert "Too few rows to calibrate anew" in figures
+    assert "| pets | `illicit` |" in figures
     held = Examples.load(job.work / "held.pt")
     assert 20 <= held.sources.count("pets") <= 60
     assert set(held.languages) == {"en", "fr"}
+
+
+def test_a_folder_goes_on_with_the_rows_that_it_was_begun_with(
+    data: Path, base: Path, tmp_path: Path
+) -> None:
+    copytree(data, tmp_path, dirs_exist_ok=True)
+    job = Job(tmp_path, tmp_path / "out", {base: 1.0}, 0.0, 0.0, 40, 0, lambda *_: None)
+    train(job)
+    with pytest.raises(FilterConfigError, match="begun with other made and seed: take another"):
+        train(replace(job, made=41, seed=1))
+    (tmp_path / "train" / "more.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(FilterConfigError, match="begun with other rows"):
+        train(job)
+
+
+def test_what_rows_say_nothing_of_keeps_its_calibration() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(600, len(CATEGORIES))
+    known = torch.zeros(600, len(CATEGORIES), dtype=torch.bool)
+    known[:, :2] = True
+    targets = (logits + torch.randn(600, len(CATEGORIES)) > 0).float()
+    targets[:, 1] = 0.0  # known, and never harmful
+    base = Calibration(torch.full((8,), 0.7), torch.full((8,), -0.3))
+    made, as_before = recalibrated(logits, known, targets, logits[:300] - 3, base)
+    assert list(as_before) == list(CATEGORIES[1:])
+    assert made.slope[0] != base.slope[0]
+    assert torch.equal(made.slope[1:], base.slope[1:])
+    assert torch.equal(made.shift[1:], base.shift[1:])
+    few, as_before = recalibrated(logits, known, targets, logits[:199], base)
+    assert few is base
+    assert list(as_before) == list(CATEGORIES)
+
+
+def test_one_source_may_stand_in_two_files(tmp_path: Path) -> None:
+    rows = [{"text": f"dogs {_word(n)}", "labels": {"unsafe": 0}} for n in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows[:20])), encoding="utf-8")
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(map(json.dumps, rows[20:])))
+    parts = split(tmp_path, seed=0, made=0)
+    found = [row for part in (parts.training, parts.calibration, parts.held_out) for row in part]
+    assert len(found) == 40
+    (tmp_path / "a.jsonl.gz").write_bytes(b"\x1f\x8b torn")
+    with pytest.raises(FilterConfigError, match=r"a\.jsonl\.gz: "):
+        split(tmp_path, seed=0, made=0)
+
+
+def test_so_few_rows_that_none_is_learnt_from_are_refused(tmp_path: Path) -> None:
+    held = next(text for text in (f"text {_word(n)}" for n in range(1000)) if kept(text))
+    row = json.dumps({"text": held, "labels": {"unsafe": 1}})
+    (tmp_path / "a.jsonl").write_text(row, encoding="utf-8")
+    with pytest.raises(FilterConfigError, match="none is left to learn from"):
+        split(tmp_path, seed=0, made=0)
 
 
 @pytest.mark.parametrize(
