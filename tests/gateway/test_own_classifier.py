@@ -88,7 +88,7 @@ class Milder:
 
 @pytest.mark.parametrize(("at", "asked"), [(0.05, 3), (0.5, 2)])
 async def test_rules_say_which_scores_matter(at: float, asked: int) -> None:
-    text = "This is the first sentence, a long one indeed. This is the last, and as long as that. "
+    text = "This is the first sentence, a long one. This is the last, as long as the one before. "
     policy = POLICY.replace("0.6", str(at)).replace("do: block", "do: flag")
     scorer = Milder()
     loaded = parse(policy, "p", Resources(classifiers={"mine": scorer})).policy
