@@ -17,7 +17,7 @@ from filters.builtin.categories import CATEGORIES
 from filters.builtin.model import Model
 from filters.builtin.scorer import FOLDER
 from filters.builtin.training.measures import auc, average_precision
-from filters.builtin.training.rows import Row, read_rows
+from filters.builtin.training.rows import Row, read_rows, source
 
 
 def quality(model: Model, path: Path, most: int) -> str:
@@ -28,9 +28,7 @@ def quality(model: Model, path: Path, most: int) -> str:
     for start in range(0, len(rows), 64):
         scores += model.score([row.text for row in rows[start : start + 64]])
     cells = [_cell(place, rows, scores) for place in range(len(CATEGORIES))]
-    return f"{path.name.removesuffix('.jsonl.gz'):38} {len(rows):5} " + " ".join(
-        filter(None, cells)
-    )
+    return f"{source(path):38} {len(rows):5} " + " ".join(filter(None, cells))
 
 
 def _cell(place: int, rows: list[Row], scores: list[list[float]]) -> str:

@@ -57,7 +57,7 @@ class Data:
 def read(path: Path, *, limit: int | None = None) -> Data:
     """The rows of a file, its first `limit`. Raises OSError, EOFError or zlib.error (torn gzip)."""
     data = Data()
-    for number, line in _lines(path):
+    for number, line in lines(path):
         if limit is not None and len(data.rows) >= limit:
             break
         if not line.strip():
@@ -75,7 +75,7 @@ def read(path: Path, *, limit: int | None = None) -> Data:
     return data
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers with lines; bytes that are no UTF-8 make a line that is no JSON."""
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"

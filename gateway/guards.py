@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from filters.batching import BatchedFinder, Batcher, SpanModel, TextModel
 from filters.breaker import CircuitBreaker
+from filters.builtin.scorer import FOLDER, WEIGHTS, BuiltinModel
 from filters.builtin.scorer import NAME as BUILT_IN
-from filters.builtin.scorer import WEIGHTS, BuiltinModel
 from filters.errors import FilterConfigError
 from filters.guard_template import GuardTemplate, TemplateGuard
 from filters.registry import Resources
@@ -27,16 +27,13 @@ from model_runner.types import ModelRunner
 def make_classifiers(settings: Settings, metrics: Metrics | None) -> Mapping[str, Scorer]:
     """Raises FilterConfigError."""
     classifiers: dict[str, Scorer] = {}
-    for name, one in settings.classifiers.items():
+    ships = {BUILT_IN: ClassifierSettings(model=str(FOLDER))}
+    for name, one in (ships | settings.classifiers).items():
         options = batch_options(settings, name, metrics)
         if _ours(one):
             classifiers[name] = Batcher(_trained(name, one, settings), noise=0.0, **options)
         else:
             classifiers[name] = Batcher(_transformer(name, one), **options)
-    if BUILT_IN not in classifiers:
-        model = BuiltinModel(threads=settings.batch.threads)
-        options = batch_options(settings, BUILT_IN, metrics)
-        classifiers[BUILT_IN] = Batcher(model, noise=0.0, **options)
     return classifiers
 
 

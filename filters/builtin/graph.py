@@ -9,7 +9,8 @@ product of whole numbers is exact. (Jacob et al. 2018, static ranges.)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,29 @@ def read(path: Path) -> tuple[ModelProto, Mapping[str, Any]]:
 
     Input `ids`: int64 [texts, tokens]. Output `scores`: float [texts, categories], calibrated.
     """
-    try:
-        with safe_open(path, "numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = json.loads(file.metadata()["about"])
+    tensors, about = contents(path)
+    with reading(path):
         graph = _Graph(tensors)
         scores = _network(graph, about)
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise FilterConfigError(f"{path}: not a built-in classifier: {error}") from error
     if left := sorted(tensors.keys() - graph.used):
         raise FilterConfigError(f"{path}: weights that the network has no place for: {left[0]}")
     return graph.model(scores), about
+
+
+def contents(path: Path) -> tuple[Mapping[str, np.ndarray[Any, Any]], Mapping[str, Any]]:
+    """The weights as they are stored, and what else the file says. Raises FilterConfigError."""
+    with reading(path), safe_open(path, "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["about"])
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Has the file named where what it holds is no classifier."""
+    try:
+        yield
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise FilterConfigError(f"{path}: not a built-in classifier: {error}") from error
 
 
 def _network(graph: _Graph, about: Mapping[str, Any]) -> str:

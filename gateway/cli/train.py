@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -111,16 +113,6 @@ def classifier(
     except ImportError as error:
         raise click.ClickException(f"training needs `gardefou[local]` ({error})") from error
     with click.progressbar(length=1000, label="training", show_eta=False) as bar:
-        stage, done = "", 0
-
-        def tell(name: str, share: float) -> None:
-            nonlocal stage, done
-            if name != stage:
-                bar.update(-done)
-                stage, done, bar.label = name, 0, name
-            bar.update(int(1000 * share) - done)
-            done = int(1000 * share)
-
         try:
             job = steps.Job(
                 data,
@@ -130,7 +122,7 @@ def classifier(
                 french,
                 made,
                 seed,
-                tell,
+                _telling(bar),
                 bfloat16,
                 device,
                 members,
@@ -144,3 +136,18 @@ def classifier(
         except (FilterConfigError, OSError) as error:
             raise click.ClickException(str(error)) from error
     click.echo(f"written to {out}")
+
+
+def _telling(bar: Any) -> Callable[[str, float], None]:
+    """Has a bar of a thousand steps show a stage and the share of it that is done."""
+    stage, done = "", 0
+
+    def tell(name: str, share: float) -> None:
+        nonlocal stage, done
+        if name != stage:
+            bar.update(-done)
+            stage, done, bar.label = name, 0, name
+        bar.update(int(1000 * share) - done)
+        done = int(1000 * share)
+
+    return tell

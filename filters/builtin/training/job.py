@@ -87,7 +87,12 @@ class Job:
     @property
     def trained(self) -> bool:
         """Whether it begins with a classifier, not with an encoder."""
-        return (next(iter(self.bases)) / WEIGHTS).exists()
+        return (self.base / WEIGHTS).exists()
+
+    @property
+    def base(self) -> Path:
+        """The first of the bases."""
+        return next(iter(self.bases))
 
     @property
     def work(self) -> Path:
@@ -112,19 +117,22 @@ def ordinary(source: str) -> bool:
 
 
 def _same(job: Job) -> None:
-    """What is there is gone on with: it has to be of the same bases and rows."""
-    rows = {path.name: path.stat().st_size for path in files(job.data / "train")}
-    bases = {str(base.resolve()): share for base, share in job.bases.items()}
-    now = json.loads(json.dumps({"bases": bases, "rows": rows, "made": job.made, "seed": job.seed}))
+    """A stage that is there is gone on with: it has to be of the same bases, or rows."""
+    now = {
+        "bases": {str(base.resolve()): share for base, share in job.bases.items()},
+        "rows": {path.name: path.stat().st_size for path in files(job.data / "train")},
+        "made": job.made,
+        "seed": job.seed,
+    }
     told = job.work / "job.json"
-    if not (job.work / "examples.pt").exists():
-        told.write_text(json.dumps(now, indent=1), encoding="utf-8")
-        return
-    before = json.loads(told.read_text(encoding="utf-8"))
-    if other := [name for name in now if before.get(name) != now[name]]:
+    before = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+    held = ["bases"] if (job.work / "start.pt").exists() else []
+    held += ["rows", "made", "seed"] if (job.work / "examples.pt").exists() else []
+    if other := [name for name in held if before.get(name) != now[name]]:
         raise FilterConfigError(
             f"{job.out} was begun with other {' and '.join(other)}: take another folder"
         )
+    told.write_text(json.dumps(now, indent=1), encoding="utf-8")
 
 
 def network(job: Job, weights: str) -> Network:
@@ -143,14 +151,13 @@ def _begin(job: Job) -> None:
     pairs = list(read_pairs(translated)) if translated.exists() else []
     known = _known(pairs)
     (job.work / "words.json").write_text(json.dumps(_back(known)), encoding="utf-8")
-    base = next(iter(job.bases))
     if job.trained:
         for one in job.bases:
             quantise.calibration(one / WEIGHTS)  # told of now if it has none, not after the fit
         mean = _mean(job.bases)
         for name in ("vocabulary.txt", "often_hidden.txt"):  # texts are read as they are served
-            if (base / name).exists():
-                text = (base / name).read_text(encoding="utf-8")
+            if (job.base / name).exists():
+                text = (job.base / name).read_text(encoding="utf-8")
                 (job.work / name).write_text(text, encoding="utf-8")
         for stage in ("french.pt", "start.pt"):
             torch.save(mean, job.work / stage)
@@ -159,7 +166,7 @@ def _begin(job: Job) -> None:
     rows = [r for f in files(job.data / "train") for r in read_rows(f)]
     french = [r.text for r in rows if r.language == "fr"]
     novels = job.data / "lm" / "eltec_fr.jsonl.gz"
-    old = (base / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    old = (job.base / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     pieces = vocabulary.build(
         old,
         [r.text[:600] for r in rows if r.language != "fr"] + [e for e, _ in pairs[::2]],
@@ -170,7 +177,7 @@ def _begin(job: Job) -> None:
         new=12_000,
     )
     job.tell("vocabulary", 0.6)
-    read = read_base(base)
+    read = read_base(job.base)
     state = {**read, "tokens.weight": begin_embeddings(pieces, old, read["tokens.weight"], known)}
     state["positions.weight"] = read["positions.weight"][: Shape(1).positions].clone()
     (job.work / "vocabulary.txt").write_text("\n".join(pieces), encoding="utf-8")

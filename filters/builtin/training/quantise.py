@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
+from filters.builtin.graph import contents, reading
 from filters.builtin.training.batches import pad
 from filters.builtin.training.calibrate import Calibration
 from filters.builtin.training.encoder import Network
-from filters.errors import FilterConfigError
 
 
 @torch.no_grad()
@@ -53,8 +50,8 @@ def read(path: Path) -> dict[str, Tensor]:
 
     Raises FilterConfigError.
     """
-    with _reading(path):
-        tensors = load_file(path)
+    stored, _ = contents(path)
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in stored.items()}
     state = {}
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
@@ -67,17 +64,10 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def calibration(path: Path) -> Calibration:
     """That of a file that `save` wrote. Raises FilterConfigError."""
-    with _reading(path), safe_open(path, "pt") as file:
-        said = json.loads(file.metadata()["about"])["calibration"]
+    _, about = contents(path)
+    with reading(path):
+        said = about["calibration"]
         return Calibration(torch.tensor(said["slope"]), torch.tensor(said["shift"]))
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise FilterConfigError(f"{path}: not a built-in classifier: {error}") from error
 
 
 def save(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 from filters.builtin.categories import CATEGORIES
 from filters.errors import FilterConfigError
-from filters.labelled import UNSAID, read
+from filters.labelled import UNSAID, lines, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,5 @@ def read_texts(path: Path) -> Iterator[str]:
 
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    for _, line in lines(path):
+        yield json.loads(line)

@@ -164,7 +164,7 @@ def finish(job: Job) -> None:
     logits = predict(model, [row.ids for row in kept.rows])
     known, targets = _labels(kept.rows)
     harmless = logits[_ordinary(kept)]
-    base = quantise.calibration(next(iter(job.bases)) / WEIGHTS) if job.trained else None
+    base = quantise.calibration(job.base / WEIGHTS) if job.trained else None
     calibration, as_before = _calibration(logits, known, targets, harmless, base)
     job.tell("calibration", 0.6)
     about = {
@@ -182,8 +182,7 @@ def finish(job: Job) -> None:
     (job.out / "vocabulary.txt").write_text(text, encoding="utf-8")
     hidden = often_hidden(model, calibration, Reader.from_file(job.work / "vocabulary.txt"))
     (job.out / "often_hidden.txt").write_text("\n".join(hidden) + "\n", encoding="utf-8")
-    few = base is not None and len(harmless) < FEWEST
-    table = {} if few else calibrate.thresholds(calibration.scores(harmless))
+    table = {} if calibration is base else calibrate.thresholds(calibration.scores(harmless))
     (job.out / "thresholds.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     before = None
     if base is not None:
@@ -258,8 +257,7 @@ def _calibration(
         return made, ()
     harmful = ((targets >= 0.5) & known).sum(0)
     fit = (harmful >= LABELS) & (known.sum(0) - harmful >= LABELS)
-    slope, shift = (
-        torch.where(fit, *two) for two in ((made.slope, base.slope), (made.shift, base.shift))
-    )
+    slope = torch.where(fit, made.slope, base.slope)
+    shift = torch.where(fit, made.shift, base.shift)
     as_before = [name for name, is_fit in zip(CATEGORIES, fit.tolist(), strict=True) if not is_fit]
     return calibrate.Calibration(slope, shift), as_before

@@ -203,6 +203,13 @@ def test_a_folder_goes_on_with_the_rows_that_it_was_begun_with(
     (tmp_path / "train" / "more.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(FilterConfigError, match="begun with other rows"):
         train(job)
+    # Before any row is learnt from, rows may be mended; the bases' weights are there already.
+    (job.work / "examples.pt").unlink()
+    other = tmp_path / "other"
+    copytree(base, other)
+    with pytest.raises(FilterConfigError, match="begun with other bases: take another"):
+        train(replace(job, bases={other: 1.0}))
+    train(job)
 
 
 def test_what_rows_say_nothing_of_keeps_its_calibration() -> None:
