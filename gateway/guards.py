@@ -17,6 +17,7 @@ from filters.guard_template import GuardTemplate, TemplateGuard
 from filters.registry import Resources
 from filters.remote_detector import RemoteDetector
 from filters.types import Guard, PromptModel, Scorer, SpanFinder
+from gateway.extras import local_extra
 from gateway.guard_models import CompletionPrompts, EnginePrompts, GuardEngine, NoPrompts
 from gateway.metrics import Metrics
 from gateway.settings import ClassifierSettings, DetectorSettings, GuardSettings, Settings
@@ -61,7 +62,8 @@ def _transformer(name: str, one: ClassifierSettings) -> TextModel:
             " classifier` writes it in the end; any other model needs `labels`: which of its"
             " labels are which categories"
         )
-    made = import_module("filters.sequence_classifier").SequenceClassifier
+    with local_extra(f"classifier {name!r}", FilterConfigError):
+        made = import_module("filters.sequence_classifier").SequenceClassifier
     model: TextModel = made(one.model, one.labels, activation=one.activation, device=one.device)
     return model
 
@@ -113,7 +115,9 @@ def _prompts(name: str, one: GuardSettings, runner: ModelRunner | None) -> Promp
             timeout=one.ms / 1000,
         )
     if one.model is not None:
-        made = backend("transformers")(one.model, name=name, device=one.device, dtype=one.dtype)
+        with local_extra(f"guard {name!r} with a `model` of its own", FilterConfigError):
+            runner_class = backend("transformers")
+        made = runner_class(one.model, name=name, device=one.device, dtype=one.dtype)
         return EnginePrompts(name, cast("GuardEngine", made), own=True)
     if runner is None:
         return NoPrompts(name)
@@ -135,7 +139,8 @@ def _detector(
     name: str, one: DetectorSettings, settings: Settings, metrics: Metrics | None
 ) -> SpanFinder:
     if one.url is None:
-        made = import_module("filters.token_classifier").TokenClassifier
+        with local_extra(f"detector {name!r}", FilterConfigError):
+            made = import_module("filters.token_classifier").TokenClassifier
         model: SpanModel = made(one.model, one.labels, device=one.device)
         return BatchedFinder(model, **batch_options(settings, name, metrics))
     return RemoteDetector(

@@ -20,6 +20,7 @@ from gateway.caller import Gate, is_loopback
 from gateway.drain import CLOSING, LOST, Drain, DrainingServer, lost
 from gateway.errors import EngineLost, RedisUnavailable, SettingsInvalid
 from gateway.exchange import Services
+from gateway.extras import local_extra
 from gateway.guards import close_resources, start_guards
 from gateway.keys import KeyStore
 from gateway.limits.limiter import Limiter
@@ -53,13 +54,8 @@ def make_runner(settings: Settings, say: Say) -> ModelRunner:
             lacks=settings.upstream_lacks,
         )
     say("importing torch")
-    try:
+    with local_extra("without `--upstream`, running a model here", SettingsInvalid):
         runner = backend("transformers")
-    except ImportError as error:
-        raise SettingsInvalid(
-            f"running a model here needs `pip install 'gardefou[local]'` ({error}); "
-            "or give `--upstream`"
-        ) from error
     name = settings.name or ("gardefou-demo" if settings.model is None else settings.model)
     return runner(
         settings.model or str(DEMO),

@@ -12,6 +12,7 @@ import click
 from filters.builtin.scorer import FOLDER
 from filters.errors import FilterConfigError
 from gateway.cli.probe import probe
+from gateway.extras import local_extra
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -108,10 +109,8 @@ def classifier(
     if len(set(bases)) < len(bases):
         raise click.UsageError("--base: the same folder twice")
     bases = bases or (FOLDER,)
-    try:
+    with local_extra("training", click.ClickException):
         steps = import_module("filters.builtin.training.job")
-    except ImportError as error:
-        raise click.ClickException(f"training needs `gardefou[local]` ({error})") from error
     with click.progressbar(length=1000, label="training", show_eta=False) as bar:
         try:
             job = steps.Job(
