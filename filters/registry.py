@@ -12,6 +12,7 @@ code. The object has `from_options(name, options, resources) -> Filter`, or is a
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -104,7 +105,15 @@ def build(kind: str, name: str, options: object, resources: Resources) -> Filter
     """Make the filter `name` of `kind`. Raises FilterConfigError."""
     target = _find(kind, resources)
     factory: Factory | None = getattr(target, "from_options", None)
-    made: Filter = factory(name, options, resources) if factory else target(name, options)
+    try:
+        made: Filter = factory(name, options, resources) if factory else target(name, options)
+    except FilterConfigError:
+        raise
+    except Exception as error:
+        if kind in BUILT_IN:
+            raise
+        # Somebody else's code, of which anything may come: a policy must not end the server.
+        raise FilterConfigError(f"{kind}: {_raised(error)}") from error
     for attribute in ("name", "scope", "immediate", "open"):
         if not hasattr(made, attribute):
             raise FilterConfigError(f"kind {kind!r} makes objects without `{attribute}`")
@@ -125,7 +134,7 @@ def _find(kind: str, resources: Resources) -> Any:
     if kind in resources.kinds:
         return _load(resources.kinds[kind])
     for point in entry_points(group=GROUP, name=kind):
-        return point.load()
+        return _load(point.value)
     raise FilterConfigError(f"unknown kind {kind!r}: {', '.join(kinds(resources))}")
 
 
@@ -137,10 +146,18 @@ def _load(target: str) -> Any:
         if not where.endswith(".py"):
             return getattr(import_module(where), attribute)
         spec = spec_from_file_location(Path(where).stem, where)
-        if spec is None or spec.loader is None:
-            raise FilterConfigError(f"{where}: not a Python file")
+        assert spec is not None  # noqa: S101  (the name ends as a Python file's does)
+        assert spec.loader is not None  # noqa: S101
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
         return getattr(module, attribute)
-    except (ImportError, AttributeError, OSError, SyntaxError, ValueError) as error:
-        raise FilterConfigError(f"filter kind {target!r} cannot be loaded: {error}") from error
+    except Exception as error:  # somebody else's code
+        raise FilterConfigError(
+            f"filter kind {target!r} cannot be loaded: {_raised(error)}"
+        ) from error
+
+
+def _raised(error: Exception) -> str:
+    """What was raised, and in which line of whose file."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"

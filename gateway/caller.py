@@ -30,23 +30,28 @@ class Caller:
 class Gate:
     """Tells who calls, from the request's headers.
 
-    limits: of callers without a key, who are let in only while there are no keys at all.
+    limits: of callers without a key.
+    keyless: there are no keys, and nobody but this machine can reach the server: whoever calls is
+    let in, until there is a first key. Once there was one, none left (the last one revoked, a Redis
+    that came back empty) lets nobody in.
     trust_memory: while Redis is away, go by what it said last.
     """
 
-    def __init__(self, keys: KeyStore, limits: Limits, *, trust_memory: bool = False) -> None:
+    def __init__(
+        self, keys: KeyStore, limits: Limits, *, keyless: bool, trust_memory: bool = False
+    ) -> None:
         self._keys = keys
         self._limits = limits
+        self._keyless = keyless
         self._trust_memory = trust_memory
         self._known: OrderedDict[str, KeyRecord] = OrderedDict()
-        self._keyless: bool | None = None
 
     async def caller(self, headers: Mapping[str, str]) -> Caller:
         """Raises MissingKey, UnknownKey, ForbiddenOrigin, RedisUnavailable."""
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         secret = secret.strip() if scheme.lower() == "bearer" else ""
         secret = secret or headers.get("x-api-key", "")
-        if await self._has_no_keys():
+        if await self._lets_anyone_in():
             check_local(headers)
             return Caller("local", "operator", None, self._limits)
         if not secret:
@@ -54,12 +59,13 @@ class Gate:
         record = await self._lookup(secret)
         return Caller(record.id, record.role, record.policy, record.limits)
 
-    async def _has_no_keys(self) -> bool:
-        try:
-            self._keyless = await self._keys.empty()
-        except RedisUnavailable:
-            if not self._trust_memory or self._keyless is None:
-                raise
+    async def _lets_anyone_in(self) -> bool:
+        if self._keyless:
+            try:
+                self._keyless = await self._keys.empty()
+            except RedisUnavailable:
+                if not self._trust_memory:
+                    raise
         return self._keyless
 
     async def _lookup(self, secret: str) -> KeyRecord:

@@ -11,7 +11,7 @@ from filters.registry import Resources
 from gateway.errors import UnknownPolicy
 from gateway.metrics import Metrics
 from policies.errors import PolicyInvalid
-from policies.loader import library, load
+from policies.loader import Loaded, library, load
 from policies.plan import Policy
 
 log = logging.getLogger("gardefou.policies")
@@ -70,24 +70,25 @@ class PolicyStore:
             if stamps == self._seen[source]:
                 continue
             self._seen[source] = stamps
+            stays = f"policy not loaded, version {self._loaded[source].version} stays in force"
             try:
                 policy = self._load(source)
             except PolicyInvalid as error:
-                version = self._loaded[source].version
                 # One readable message, as an editor would want it; no trace.
-                log.error(  # noqa: TRY400
-                    "policy not loaded, version %s stays in force:\n%s", version, error
-                )
+                log.error("%s:\n%s", stays, error)  # noqa: TRY400
+                continue
+            except Exception:  # whatever it is, later edits must still be taken up
+                log.exception("%s: %s", source, stays)
                 continue
             self._loaded[source] = policy
             self._seen[source] = stamps[:1] + self._stamps(source)[1:]
             log.info("policy %s loaded, version %s", policy.name, policy.version)
 
     async def watch(self, seconds: float = 1.0) -> None:
-        """Refresh for ever."""
+        """Refresh for ever, on a thread: a long list takes seconds to load, streams go on."""
         while True:
             await asyncio.sleep(seconds)
-            self.refresh()
+            await asyncio.to_thread(self.refresh)
 
     def _stamps(self, source: str) -> tuple[tuple[int, int], ...]:
         """Of the policy's file, and of those that the version in force reads beside it."""
@@ -95,15 +96,23 @@ class PolicyStore:
         return tuple(_stamp(one) for one in (path, *self._loaded[source].files))
 
     def _load(self, source: str) -> Policy:
+        outcome = "refused"
         try:
             loaded = load(source, self._resources)
-        except PolicyInvalid:
-            self._metrics.policy_loads.labels("refused").inc()
-            raise
-        self._metrics.policy_loads.labels("loaded").inc()
+            self._check_name(source, loaded)
+            outcome = "loaded"
+        finally:
+            self._metrics.policy_loads.labels(outcome).inc()
         for warning in loaded.warnings if self._resources.model.digest else ():
             log.warning("%s", warning)
         return loaded.policy
+
+    def _check_name(self, source: str, loaded: Loaded) -> None:
+        """A key names its policy: were there two of a name, a lax one might serve it."""
+        for other, policy in self._loaded.items():
+            if other != source and policy.name == loaded.policy.name:
+                what = f"{policy.name!r} is the name of the policy {policy.source} already"
+                raise PolicyInvalid([loaded.document.problem(("policy",), what)])
 
 
 def _stamp(path: Path) -> tuple[int, int]:

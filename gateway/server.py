@@ -122,7 +122,11 @@ async def serve(settings: Settings, redis: RedisEndpoint, say: Say, *, check: bo
             max_tokens=settings.max_tokens,
             refuse_without_limits=settings.limits_on_error == "refuse",
         )
-        gate = Gate(keys, settings.limits, trust_memory=settings.limits_on_error == "allow")
+        gate = Gate(
+            *(keys, settings.limits),
+            keyless=keyless,
+            trust_memory=settings.limits_on_error == "allow",
+        )
         drain = Drain(metrics)
         app = create_app(Doors(services, gate, client, drain))
         for task in (policies.watch(), _keep_redis(redis)):

@@ -36,14 +36,19 @@ def policy() -> None:
 def lint(files: tuple[str, ...], config: Path | None, **given: Any) -> None:
     """Say what is wrong with policy FILES, as `file:line:column: what`. Exit code 1 if anything."""
     settings = settings_from(config, given)
+    wrong = 0
     for file in files:
         loaded = _load(file, settings)
+        if loaded is None:
+            wrong += 1
+            continue
         rules = sum(
             len(rules) for rules in (loaded.spec.input, loaded.spec.output, loaded.spec.tools)
         )
         for warning in loaded.warnings:
             click.echo(str(warning), err=True)
         click.echo(f"{file}: ok, {rules} rules, version {loaded.policy.version}")
+    sys.exit(1 if wrong else 0)
 
 
 @policy.command()
@@ -70,6 +75,9 @@ def test(
             outcomes = asyncio.run(_judged(file, settings, cuts, seed))
         else:
             outcomes = asyncio.run(_outcomes(_load(file, settings), cuts, seed))
+        if outcomes is None:
+            failed += 1
+            continue
         for outcome in outcomes:
             if outcome.problem or verbose or outcome.skipped:
                 note = outcome.problem or outcome.skipped or "ok"
@@ -96,22 +104,30 @@ def schema() -> None:
 
 
 async def _outcomes(
-    loaded: Loaded, cuts: int, seed: int, judge_of: JudgeOf | None = None
-) -> list[Outcome]:
+    loaded: Loaded | None, cuts: int, seed: int, judge_of: JudgeOf | None = None
+) -> list[Outcome] | None:
+    """None for what did not load."""
+    if loaded is None:
+        return None
     examples = run_examples(loaded, cuts=cuts, seed=seed, judge_of=judge_of)
     return [outcome async for outcome in examples]
 
 
-async def _judged(file: str, settings: Settings, cuts: int, seed: int) -> list[Outcome]:
+async def _judged(file: str, settings: Settings, cuts: int, seed: int) -> list[Outcome] | None:
     async with running(settings) as runner:
         loaded = _load(file, settings, judge_model(runner))
         return await _outcomes(loaded, cuts, seed, partial(judge_text, runner))
 
 
-def _load(file: str, settings: Settings, model: JudgeModel | None = None) -> Loaded:
+def _load(file: str, settings: Settings, model: JudgeModel | None = None) -> Loaded | None:
+    """None if it does not load: what is wrong is told then, and other files have their turn."""
     try:
         resources = make_resources(settings, judge=True)
-        return load(file, replace(resources, model=model or JudgeModel()))
-    except (PolicyInvalid, FilterConfigError) as error:
+    except FilterConfigError as error:  # no file's fault
         click.echo(str(error), err=True)
         sys.exit(1)
+    try:
+        return load(file, replace(resources, model=model or JudgeModel()))
+    except PolicyInvalid as error:
+        click.echo(str(error), err=True)
+        return None

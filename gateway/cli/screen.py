@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -36,9 +36,9 @@ STAGES: dict[str, Stage] = {"input": "input", "output": "output", "tools": "tool
     help='jsonl: {"text": …} a line. lines: a text a line.',
 )
 @settings_options("filter", "redaction_key")
-@click.argument("file", type=click.File(encoding="utf-8"), default="-")
+@click.argument("file", type=click.File("rb"), default="-")
 def screen(
-    source: str, stage: str, form: str, file: TextIO, config: Path | None, **given: Any
+    source: str, stage: str, form: str, file: BinaryIO, config: Path | None, **given: Any
 ) -> None:
     """Screen the texts in FILE (default: standard input); write a JSON verdict for each line.
 
@@ -57,34 +57,34 @@ def screen(
     except (PolicyInvalid, FilterConfigError) as error:
         click.echo(str(error), err=True)
         sys.exit(2)
-    sys.exit(asyncio.run(_screen(policy, STAGES[stage], _texts(file, form), file.name)))
+    sys.exit(asyncio.run(_screen(policy, STAGES[stage], file, form)))
 
 
-async def _screen(
-    policy: Policy, stage: Stage, texts: Iterator[tuple[int, str | None]], name: str
-) -> int:
+async def _screen(policy: Policy, stage: Stage, file: BinaryIO, form: str) -> int:
     wrong = 0
-    for number, text in texts:
+    for number, text in _texts(file, form):
         if text is None:
             wrong = 1
-            click.echo(f'{name}:{number}: expected a JSON object with a "text"', err=True)
+            what = 'a JSON object with a "text"' if form == "jsonl" else "text"
+            click.echo(f"{file.name}:{number}: expected {what} in UTF-8", err=True)
             continue
-        click.echo(json.dumps(_shown(await screened(policy, stage, text)), ensure_ascii=False))
+        shown = json.dumps(_shown(await screened(policy, stage, text)), ensure_ascii=False)
+        # Half a character of UTF-16 has no UTF-8: as JSON came with it, so it leaves.
+        click.echo(shown.encode("utf-8", "backslashreplace"))
     return wrong
 
 
-def _texts(file: TextIO, form: str) -> Iterator[tuple[int, str | None]]:
+def _texts(file: BinaryIO, form: str) -> Iterator[tuple[int, str | None]]:
     """Line numbers with their texts; None for a line that holds none."""
     for number, line in enumerate(file, 1):
-        line = line.rstrip("\r\n")
-        if form == "lines":
-            yield number, line
-        elif line.strip():
-            try:
-                text = json.loads(line)["text"]
-            except (ValueError, KeyError, TypeError):
-                text = None
-            yield number, text if isinstance(text, str) else None
+        line = line.rstrip(b"\r\n")
+        if form == "jsonl" and not line.strip():
+            continue
+        try:
+            text = line.decode() if form == "lines" else json.loads(line.decode())["text"]
+        except (ValueError, KeyError, TypeError):
+            text = None
+        yield number, text if isinstance(text, str) else None
 
 
 def _shown(verdict: Verdict) -> dict[str, Any]:

@@ -248,11 +248,26 @@ def test_screen_and_policy_on_the_command_line(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert ":2: expected a JSON object" in ended.stderr
     (tmp_path / "bad.yaml").write_text("policy: x\nfilters: {a: {regx: 1}}\n")
-    ended = run("policy", "lint", "bad.yaml", folder=tmp_path)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("bad.yaml:2:15: unknown kind 'regx'")
+    for command in ("lint", "test"):
+        ended = run("policy", command, "bad.yaml", "gone.yaml", "default", folder=tmp_path)
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("bad.yaml:2:15: unknown kind 'regx'")
+        assert "gone.yaml:1:1: No such file" in ended.stderr
+        assert "default: " in ended.stdout
     assert run("policy", "test", "default", "strict", folder=tmp_path).returncode == 0
     assert json.loads(run("policy", "schema", folder=tmp_path).stdout)["title"] == "PolicySpec"
+
+
+def test_what_is_no_utf8_is_told_by_its_line(tmp_path: Path) -> None:
+    """Half a pair of UTF-16 leaves as it came, escaped."""
+    (tmp_path / "t").write_bytes(
+        b'{"text": "\\ud800 a@b.fr"}\n{"text": "\xff"}\n{"text": "fine"}\n'
+    )
+    ended = run("screen", "--policy", "patterns", "--stage", "output", "t", folder=tmp_path)
+    verdicts = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [v["text"] for v in verdicts] == ["\ud800 [EMAIL]", "fine"]
+    assert ended.stderr.strip() == 't:2: expected a JSON object with a "text" in UTF-8'
+    assert ended.returncode == 1
 
 
 def test_the_command_line_answers_quickly_and_without_torch(tmp_path: Path) -> None:

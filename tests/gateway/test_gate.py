@@ -10,10 +10,15 @@ import openai
 import pytest
 from redis.asyncio import Redis
 
+from filters.registry import Resources
 from gateway.embedded_redis import EmbeddedRedis
+from gateway.keys import KeyStore
 from gateway.limits.types import Limits
+from gateway.metrics import Metrics
+from gateway.policy_store import PolicyStore
 from gateway.redis_connection import connect
 from model_runner.scripted import ScriptedRunner
+from policies.errors import PolicyInvalid
 from tests.support.filters import WordScorer
 from tests.support.gateway import Gateway, ask, serving
 
@@ -53,6 +58,23 @@ async def test_with_keys_a_key_is_needed_and_its_policy_holds(redis: Redis) -> N
         status, body, _ = await gateway.post(ask("?"), x_api_key=lost)
         assert (status, body["error"]["code"]) == (503, "policy_unavailable")
         await gateway.keys.revoke(record.id)
+        assert (await gateway.post(ask("?"), x_api_key=secret))[0] == 401
+
+
+async def test_no_key_left_lets_nobody_in(redis: Redis) -> None:
+    """Where there were keys, a last one revoked or a Redis that forgot them opens nothing."""
+    async with serving(ScriptedRunner.echo(), redis) as gateway:
+        assert (await gateway.post(ask("?")))[0] == 200
+        record, secret = await gateway.keys.add("app")
+        assert (await gateway.post(ask("?"), x_api_key=secret))[0] == 200
+        await gateway.keys.revoke(record.id)
+        for headers in ({}, {"x_api_key": secret}, {"authorization": "Bearer gf_nonsense"}):
+            assert (await gateway.post(ask("?"), **headers))[0] == 401
+    await redis.flushall()
+    _, secret = await KeyStore(redis).add("app")
+    async with serving(ScriptedRunner.echo(), redis) as gateway:
+        await redis.flushall()
+        assert (await gateway.post(ask("?")))[0] == 401
         assert (await gateway.post(ask("?"), x_api_key=secret))[0] == 401
 
 
@@ -237,6 +259,67 @@ async def test_an_edited_policy_is_taken_up_and_a_broken_one_is_not(
         file.unlink()
         await asyncio.sleep(0.1)
         assert await says(gateway, "a dolt")
+
+
+async def test_whatever_an_edit_raises_later_ones_are_taken_up(
+    redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "words.yaml"
+    file.write_text(WORDS)
+
+    async def loads(gateway: Gateway, outcome: str, more_than: float) -> float:
+        for _ in range(200):
+            count = await gateway.count("gardefou_policy_loads_total", outcome=outcome)
+            if count > more_than:
+                return count
+            await asyncio.sleep(0.01)
+        return pytest.fail(f"nothing more was {outcome}")
+
+    kinds = {"odd": f"{__name__}:raises", "odder": f"{__name__}:Odder"}
+    async with serving(
+        ScriptedRunner.echo(), redis, policy=[str(file), "patterns"], kinds=kinds
+    ) as gateway:
+        loaded = await gateway.count("gardefou_policy_loads_total", outcome="loaded")
+        refused = 0.0
+        for edit in (
+            WORDS.replace("{own:", "{mine: {odd: 3}, own:", 1),
+            WORDS.replace("{regex: {toxicity: 'dolt', hate: 'oaf'}}", "{odder: 3}"),
+            WORDS.replace("policy: words", "policy: patterns"),
+        ):
+            file.write_text(edit)
+            refused = await loads(gateway, "refused", refused)
+        assert ":2:18: odd: KeyError: 'no option 3 of mine' (test_gate.py:" in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+        assert "'patterns' is the name of the policy" in caplog.text
+        file.write_text(WORDS.replace("do: redact", "do: flag"))
+        await loads(gateway, "loaded", loaded)
+        _, body, _ = await gateway.post(ask("a dolt"))
+        assert body["choices"][0]["message"]["content"] == "a dolt"
+
+
+def raises(name: str, options: object) -> None:
+    raise KeyError(f"no option {options} of {name}")
+
+
+class Odder:
+    """A filter that breaks where nobody looks for it."""
+
+    scope = immediate = open = None
+
+    def __init__(self, name: str, options: object) -> None:
+        self.name = f"{name} {options}"
+
+    @property
+    def categories(self) -> frozenset[str]:
+        raise ZeroDivisionError
+
+
+def test_two_policies_of_one_name_are_refused(tmp_path: Path) -> None:
+    """A key names its policy; a lax one must not take a strict one's place."""
+    file = tmp_path / "lax.yaml"
+    file.write_text(WORDS.replace("policy: words", "policy: patterns"))
+    with pytest.raises(PolicyInvalid, match=r"1:1: 'patterns' is the name of the policy .*ns.yaml"):
+        PolicyStore(["patterns", str(file)], Resources(), Metrics())
 
 
 async def test_a_classifier_named_by_the_settings(redis: Redis, tmp_path: Path) -> None:

@@ -163,7 +163,9 @@ async def serving(
         refuse_without_limits=on_error == "refuse",
     )
     keys = KeyStore(redis)
-    gate = Gate(keys, limits or Limits(), trust_memory=on_error == "allow")
+    gate = Gate(
+        keys, limits or Limits(), keyless=await keys.empty(), trust_memory=on_error == "allow"
+    )
     drain = Drain(metrics)
     app = create_app(Doors(services, gate, redis, drain, keep_alive))
     sock = socket.socket()
