@@ -1,14 +1,15 @@
 """Micro-batching: windows of all streams, scored together on one thread of their own.
 
 The thread takes what waits, up to a batch, as soon as it is free; it lingers for company only while
-that is short. Nothing waits for a full batch, and while one is computed the next one gathers (as
-"adaptive batching" in serving: Crankshaw et al. 2017, Clipper, section 4.3).
+that is short. Requests take turns: each puts one text into a batch, then each another. Nothing
+waits for a full batch, and while one is computed the next one gathers (as "adaptive batching" in
+serving: Crankshaw et al. 2017, Clipper, section 4.3).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
@@ -16,6 +17,7 @@ from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from filters.errors import FilterFailed, FilterOverloaded
+from filters.parties import PARTY, Party
 from filters.types import Found
 
 Scores = Mapping[str, float]
@@ -85,7 +87,7 @@ class Worker(Generic[Row]):
         text again alone; called with whether it was.
     size: texts of a batch at most. linger: seconds that the oldest waits for company at most.
     queue: texts that may wait; more are refused with FilterOverloaded, and the policy's `on_error`
-        decides. One caller has no more than `size` in the queue, however long its text.
+        decides. See `Party` for how many one request has there, however long its texts.
     """
 
     def __init__(
@@ -106,16 +108,21 @@ class Worker(Generic[Row]):
         self._most = queue
         self._observer = observer or Silent()
         self._name = name
-        self._jobs: deque[_Job[Row]] = deque()
+        # Those that wait, by whose they are; whose turn is next stands first.
+        self._jobs: OrderedDict[Party, deque[_Job[Row]]] = OrderedDict()
+        self._depth = 0
         self._changed = Condition()
         self._thread: Thread | None = None
         self._closed = False
 
     async def rows(self, texts: Sequence[str]) -> list[Row]:
         """The row of each text. Raises FilterOverloaded, FilterFailed, or what `compute` raises."""
+        party = PARTY.get() or Party()
         rows: list[Row] = []
         for at in range(0, len(texts), self._size):
-            rows += await self._some(texts[at : at + self._size])
+            some = texts[at : at + self._size]
+            async with party.room(len(some)):
+                rows += await self._some(party, some)
         return rows
 
     def close(self) -> None:
@@ -127,18 +134,18 @@ class Worker(Generic[Row]):
         if thread is not None:
             thread.join()
 
-    async def _some(self, texts: Sequence[str]) -> list[Row]:
+    async def _some(self, party: Party, texts: Sequence[str]) -> list[Row]:
         loop, now = asyncio.get_running_loop(), monotonic()
         jobs: list[_Job[Row]] = [_Job(text, loop.create_future(), loop, now) for text in texts]
         with self._changed:
             if self._closed:
                 raise FilterFailed(f"{self._name}: closed")
-            depth = len(self._jobs) + len(jobs)
-            if depth > max(self._most, self._size):
+            if self._depth + len(jobs) > max(self._most, self._size):
                 self._observer.shed(len(jobs))
-                raise FilterOverloaded(f"{self._name}: {len(self._jobs)} texts wait already")
-            self._jobs += jobs
-            self._observer.queued(depth)
+                raise FilterOverloaded(f"{self._name}: {self._depth} texts wait already")
+            self._jobs.setdefault(party, deque()).extend(jobs)
+            self._depth += len(jobs)
+            self._observer.queued(self._depth)
             if self._thread is None:
                 self._thread = Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
@@ -158,31 +165,44 @@ class Worker(Generic[Row]):
             _hand_over(jobs, results)
 
     def _take(self) -> list[_Job[Row]]:
-        """The next batch, oldest first; empty when closed."""
+        """The next batch, each party's oldest first; empty when closed."""
         with self._changed:
             while True:
-                while self._jobs and self._jobs[0].dropped:
-                    self._jobs.popleft()
+                self._forget_dropped()
                 if self._closed:
+                    left = [job for jobs in self._jobs.values() for job in jobs]
                     closed = FilterFailed(f"{self._name}: closed")
-                    _hand_over(list(self._jobs), [closed] * len(self._jobs))
+                    _hand_over(left, [closed] * len(left))
                     self._jobs.clear()
+                    self._depth = 0
                     return []
                 if not self._jobs:
                     self._observer.queued(0)
                     self._changed.wait()
                     continue
-                left = self._jobs[0].since + self._linger - monotonic()
-                if len(self._jobs) >= self._size or left <= 0:
+                oldest = min(jobs[0].since for jobs in self._jobs.values())
+                left_to_linger = oldest + self._linger - monotonic()
+                if self._depth >= self._size or left_to_linger <= 0:
                     break
-                self._changed.wait(left)
+                self._changed.wait(left_to_linger)
             taken: list[_Job[Row]] = []
             while self._jobs and len(taken) < self._size:
-                job = self._jobs.popleft()
-                if not job.dropped:
-                    taken.append(job)
-            self._observer.queued(len(self._jobs))
-            return taken or self._take()
+                party, jobs = self._jobs.popitem(last=False)
+                taken.append(jobs.popleft())
+                if jobs:
+                    self._jobs[party] = jobs  # behind all others
+            self._depth -= len(taken)
+            self._observer.queued(self._depth)
+            return taken
+
+    def _forget_dropped(self) -> None:
+        for party, jobs in list(self._jobs.items()):
+            kept = deque(job for job in jobs if not job.dropped)
+            self._depth -= len(jobs) - len(kept)
+            if kept:
+                self._jobs[party] = kept
+            else:
+                del self._jobs[party]
 
     def _computed(self, texts: Sequence[str]) -> Sequence[Row]:
         rows = self._compute(texts)

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect
 
+from filters.parties import PARTY, Party
 from filters.types import Context, Piece
 from gateway.caller import Gate
 from gateway.drain import Counted, Drain
@@ -23,6 +24,7 @@ from gateway.errors import (
     Form,
     InvalidBody,
     LimitsUnavailable,
+    ScreeningFailed,
     UnknownModel,
     http_error,
     openai_form,
@@ -151,6 +153,8 @@ class _Api:
         screen = StreamScreen(plan, context, budget=self._services.budget)
         try:
             await screen.push(Piece(text), final=True)
+            if screen.failed:
+                raise ScreeningFailed("a filter failed, and nothing can be said of the text")
             return await screen.verdict()
         finally:
             await screen.aclose()
@@ -243,6 +247,7 @@ async def _guarded(
     form: Form = openai_form,
 ) -> Response:
     """Answer errors in the dialect's form; anything unforeseen is a 500 that tells nothing."""
+    PARTY.set(Party())  # for all that this request has screened, its answer too
     try:
         return await handle(request)
     except Exception as error:  # noqa: BLE001  (the table in gateway.errors knows what it is)

@@ -128,6 +128,12 @@ class Choice:
             for screen in (stream.screen, *stream.asides):
                 await screen.aclose()
 
+    @property
+    def refused(self) -> bool:
+        """Whether a rule blocked it: what it says did, not a filter's fault."""
+        screens = [s for one in self._streams.values() for s in (one.screen, *one.asides)]
+        return self.blocked and not any(screen.failed for screen in screens)
+
     async def judge(self) -> None:
         """Collect the verdicts of all channels; for after the events."""
         for channel, stream in self._streams.items():

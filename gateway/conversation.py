@@ -7,8 +7,10 @@ that what is screened and what the model reads cannot drift apart.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 
 from filters.types import Stage, Turn
 from model_runner.types import GenerateRequest, Message, Tool, ToolCall
@@ -116,15 +118,32 @@ def _said(message: Message) -> str:
     return "\n".join([message.content, *calls] if message.content else calls)
 
 
-def beside(request: GenerateRequest, part: Part) -> tuple[str, ...]:
-    """What stands before and around a text, all of which a judge reads: tools, names and all."""
-    number = int(part.path[1]) if part.path[0] == "messages" else -1
-    messages = (request.messages or ())[: number + 1]
-    return (
-        repr(request.tools),
-        repr(request.tool_choice),
-        *(repr(m if n < number else replace(m, content="")) for n, m in enumerate(messages)),
-    )
+class Surroundings:
+    """What stands before and around each text, all of which a judge reads: tools, names and all.
+
+    As digests, each of all before it: a conversation is read once, however many texts it has.
+    """
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self._request = request
+
+    def of(self, part: Part) -> tuple[str, ...]:
+        """Equal for texts of equal surroundings."""
+        around = (repr(self._request.tools), repr(self._request.tool_choice))
+        if part.path[0] != "messages":
+            return around
+        number, messages = int(part.path[1]), self._request.messages or ()
+        return (*around, self._before[number], repr(replace(messages[number], content="")))
+
+    @cached_property
+    def _before(self) -> Sequence[str]:
+        digest = sha256()
+        before = []
+        for message in self._request.messages or ():
+            before.append(digest.hexdigest())
+            raw = repr(message).encode("utf-8", "surrogatepass")
+            digest.update(len(raw).to_bytes(8) + raw)
+        return before
 
 
 def preceding(request: GenerateRequest) -> str:

@@ -13,6 +13,7 @@ GatewayError
 ├── UnknownModel            the model asked for is not served here
 ├── UnknownDetector         the detector asked for is no policy or filter of the caller's
 ├── DetectorFailed          a filter failed, so that nothing can be said of a text
+├── ScreeningFailed         a filter failed, and the policy lets nothing pass unscreened
 ├── InvalidBody             the request's body is not what the endpoint takes; names the field
 ├── PromptBlocked           the policy blocked the prompt
 ├── ClientGone              the client went away before the answer
@@ -141,6 +142,10 @@ class PromptBlocked(GatewayError):
         self.say = say
 
 
+class ScreeningFailed(GatewayError):
+    """A filter failed or was overloaded, and the policy lets nothing pass unscreened."""
+
+
 class ClientGone(GatewayError):
     """The client went away before the answer."""
 
@@ -180,6 +185,7 @@ TABLE: Sequence[tuple[type[Exception], Answer]] = (
     (UnknownModel, Answer(404, INVALID, "model_not_found")),
     (UnknownDetector, Answer(404, INVALID, "detector_not_found")),
     (DetectorFailed, Answer(503, SERVER, "detector_failed")),
+    (ScreeningFailed, Answer(503, SERVER, "screening_failed")),
     (MissingKey, Answer(401, INVALID, "missing_api_key")),
     (UnknownKey, Answer(401, INVALID, "invalid_api_key")),
     (ForbiddenOrigin, Answer(403, INVALID, "forbidden_origin")),

@@ -20,7 +20,7 @@ from time import perf_counter
 from filters.types import Context, Stage
 from gateway.caller import Caller
 from gateway.choice import Choice, Event
-from gateway.conversation import Part, preceding, turns
+from gateway.conversation import Part, parts, preceding, turns
 from gateway.errors import LimitExceeded, LimitsUnavailable, PromptBlocked
 from gateway.judging import AnswerJudges
 from gateway.limits.limiter import Lease, Limiter
@@ -37,6 +37,8 @@ from policies.types import Verdict
 
 #: Events of one choice that wait for a slow reader before its engine does.
 QUEUE = 32
+#: Characters of a prompt that are counted without a thread: a few milliseconds at most.
+COUNTED_AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Exchange:
         await self._prompt.aclose()
         if self._lease is not None:
             used = self._used()
-            blocked = self._blocked_prompt or any(choice.blocked for choice in self.choices)
+            blocked = self._blocked_prompt or any(choice.refused for choice in self.choices)
             total = used.prompt_tokens + used.completion_tokens
             # Never settled, a lease ends by itself; nobody's answer fails for that.
             with suppress(LimitsUnavailable):
@@ -175,7 +177,7 @@ class Exchange:
 
     async def _admit(self, caller: Caller) -> None:
         services, request = self._services, self.request
-        self._prompt_tokens = services.runner.count(request)
+        self._prompt_tokens = await self._counted()
         sampling = request.sampling
         if sampling.max_tokens is None:
             # Without a bound nothing could be reserved, and one request could use up the limit.
@@ -189,6 +191,13 @@ class Exchange:
         self._lease = await admit(services, caller, most)
         self.headers = self._lease.headers
         self._beat = asyncio.create_task(self._lease.keep_alive())
+
+    async def _counted(self) -> int:
+        """Tokens of the prompt. Encoding a long one takes seconds: that is for a thread."""
+        runner, request = self._services.runner, self.request
+        if sum(len(part.text) for part in parts(request)) <= COUNTED_AT_ONCE:
+            return runner.count(request)
+        return await asyncio.to_thread(runner.count, request)
 
     async def _screen_prompt(self) -> None:
         try:

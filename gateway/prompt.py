@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from filters.types import Context, Piece, Stage
-from gateway.conversation import Part, Place, beside, parts, turns, with_texts
-from gateway.errors import PromptBlocked
+from filters.types import Context, Piece, Stage, Turn
+from gateway.conversation import Part, Place, Surroundings, parts, turns, with_texts
+from gateway.errors import PromptBlocked, ScreeningFailed
 from gateway.judging import judge_part
 from gateway.verdict_cache import VerdictCache
 from model_runner.types import GenerateRequest, ModelRunner
@@ -18,6 +18,9 @@ from policies.screen import StreamScreen
 from policies.types import Action, Verdict
 
 OpenScreen = Callable[[Stage, Context], StreamScreen]
+
+#: Texts that are screened at once; others wait, and their filters' time limits with them.
+SIDE_BY_SIDE = 8
 
 #: Stands for what was cut from an earlier turn that a policy blocks.
 REMOVED = "[REMOVED]"
@@ -28,7 +31,7 @@ class _Text:
     """One text, and where its verdict is: remembered, or with its screen."""
 
     part: Part
-    key: bytes
+    key: bytes = b""
     known: Verdict | None = None
     screen: StreamScreen | None = None
     blocked: bool = False
@@ -42,7 +45,7 @@ class _Text:
 
 
 class Prompt:
-    """Screens a request's texts side by side. Those of earlier turns are looked up first."""
+    """Screens a request's texts, some side by side. Those that are known are not screened again."""
 
     def __init__(
         self, policy: Policy, open_screen: OpenScreen, cache: VerdictCache, runner: ModelRunner
@@ -55,10 +58,10 @@ class Prompt:
         self._current = 0
 
     async def screen(self, request: GenerateRequest) -> GenerateRequest:
-        """`request` as the model may read it; once. Raises PromptBlocked."""
+        """`request` as the model may read it; once. Raises PromptBlocked, ScreeningFailed."""
         self._current = _current_turn(request)
-        self._texts = [self._look_up(request, part) for part in parts(request)]
-        await asyncio.gather(*(self._push(text) for text in self._texts))
+        self._texts = [_Text(part) for part in parts(request)]
+        await self._screen_all(request)
         changed: dict[Place, str] = {}
         for text in self._texts:
             if text.blocked and self._is_old(text.part):
@@ -80,7 +83,7 @@ class Prompt:
     async def fresh(self) -> list[tuple[Part, Verdict]]:
         """As `verdicts`, of the texts that were not remembered; they are from now on."""
         found = []
-        for text in self._texts:
+        for text in self._texts:  # not all, where it was cut short
             if text.screen is not None:
                 verdict = await text.verdict()
                 self._cache.put(text.key, text.part.text, verdict)
@@ -92,25 +95,44 @@ class Prompt:
             if text.screen is not None:
                 await text.screen.aclose()
 
-    def _look_up(self, request: GenerateRequest, part: Part) -> _Text:
-        plan = self._policy.plan(part.stage, role=part.role)
-        in_messages = part.path[0] == "messages"
-        before = turns(request)[: int(part.path[1])] if in_messages else ()
-        around = beside(request, part) if plan.reads_conversation else ()
-        key = self._cache.key(request.tenant, plan, part, around)
-        known = self._cache.get(key, part.text)
-        if known is not None:
-            return _Text(part, key, known, None, known.action is Action.BLOCK, known.text)
-        judge = judge_part(self._runner, request, part)
-        context = Context(part.stage, part.role, conversation=before, judge=judge)
-        return _Text(part, key, screen=self._open_screen(part.stage, context))
+    async def _screen_all(self, request: GenerateRequest) -> None:
+        said, around = turns(request), Surroundings(request)
+        left = iter(self._texts)
 
-    async def _push(self, text: _Text) -> None:
-        if text.screen is not None:
-            step = await text.screen.push(Piece(text.part.text), final=True)
-            text.blocked, text.released = step.then == "stop", step.release.text
+        async def some() -> None:
+            for text in left:
+                if self._is_unknown(text, request, around):
+                    text.screen = self._open(text.part, request, said)
+                    step = await text.screen.push(Piece(text.part.text), final=True)
+                    text.blocked, text.released = step.then == "stop", step.release.text
+                await asyncio.sleep(0)  # thousands of short texts must not keep others waiting
+
+        await asyncio.gather(*(some() for _ in range(SIDE_BY_SIDE)))
+
+    def _is_unknown(self, text: _Text, request: GenerateRequest, around: Surroundings) -> bool:
+        """Whether the text has to be screened; else what was said of it is taken over."""
+        part = text.part
+        plan = self._policy.plan(part.stage, role=part.role)
+        beside = around.of(part) if plan.reads_conversation else ()
+        text.key = self._cache.key(request.tenant, plan, part, beside)
+        text.known = self._cache.get(text.key, part.text)
+        if text.known is None:
+            return True
+        text.blocked, text.released = text.known.action is Action.BLOCK, text.known.text
+        return False
+
+    def _open(self, part: Part, request: GenerateRequest, said: Sequence[Turn]) -> StreamScreen:
+        plan = self._policy.plan(part.stage, role=part.role)
+        reads = plan.reads_conversation and part.path[0] == "messages"
+        before = said[: int(part.path[1])] if reads else ()
+        judge = judge_part(self._runner, request, part)
+        return self._open_screen(
+            part.stage, Context(part.stage, part.role, conversation=before, judge=judge)
+        )
 
     async def _refuse(self, text: _Text) -> NoReturn:
+        if text.screen is not None and text.screen.failed:
+            raise ScreeningFailed("a filter failed, and the prompt goes nowhere unscreened")
         verdict = await text.verdict()
         rule = self._policy.rule(verdict.rule or "")
         raise PromptBlocked(text.part.path, verdict, rule.say if rule else {})

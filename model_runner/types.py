@@ -283,7 +283,11 @@ class ModelRunner(Protocol):
     def health(self) -> Health: ...
 
     def count(self, request: GenerateRequest) -> int:
-        """Prompt tokens of the request, exactly or (for engines elsewhere) from above."""
+        """Prompt tokens of the request, exactly or (for engines elsewhere) from above.
+
+        From any thread. Raises BadRequest for a prompt that is too long for the engine, if it can
+        tell.
+        """
         ...
 
     async def open(self, request: GenerateRequest) -> list[Generation]:

@@ -43,6 +43,7 @@ class StreamScreen:
     context.preceding: fed to the filters ahead of the text; offsets in releases and verdicts count
     from the text itself.
     report: in monitor mode, called with what the verdict would have been, whenever that is known.
+    failed: the text ended for a filter's fault, which says nothing of the text.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class StreamScreen:
         self._signal = _Watch(plan, plan.signalling, plan.signal_rules, context)
         self._pending = ""  # original text that is not out, for those that watch
         self._done = False
+        self.failed = False
 
     @property
     def held(self) -> int:
@@ -160,7 +162,7 @@ class StreamScreen:
         finding = Finding(fault.filter, "error", Span(0, 0), 1.0, fault.reason)
         release = self._past.moved(self._composer.refuse(finding, "on_error"))
         self._account()
-        self._done = True
+        self._done = self.failed = True
         self._show("", 0)
         return Step(release, "stop")
 

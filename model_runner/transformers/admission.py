@@ -34,15 +34,41 @@ def check_request(request: GenerateRequest, capabilities: Capabilities, vocabula
             raise BadRequest(f"{param} {rule}", param)
 
 
+def check_size(request: GenerateRequest, positions: int, longest: int) -> None:
+    """Raises BadRequest for a prompt that is too long however it is encoded, before it is.
+
+    positions: as of `room`. longest: bytes of the longest token.
+    """
+    messages = request.messages or ()
+    size = len((request.prompt or "").encode("utf-8", "surrogatepass"))
+    size += sum(len(m.content.encode("utf-8", "surrogatepass")) for m in messages)
+    if size > positions * longest or len(messages) > positions:
+        raise BadRequest(
+            f"the prompt has {len(messages) or 1} texts of {size} bytes in all, "
+            f"the model reads {positions} tokens",
+            _prompt_field(request),
+        )
+
+
+def check_length(request: GenerateRequest, length: int, positions: int) -> None:
+    """Raises BadRequest for a prompt that leaves no room for an answer."""
+    if length >= positions:
+        raise BadRequest(
+            f"the prompt has {length} tokens, the model reads {positions}", _prompt_field(request)
+        )
+
+
+def _prompt_field(request: GenerateRequest) -> str:
+    return "messages" if request.messages is not None else "prompt"
+
+
 def room(request: GenerateRequest, length: int, positions: int) -> int:
     """New tokens at most, of a prompt of `length`. Raises BadRequest if they do not fit.
 
     positions: those of the model that prompt and answer may take.
     """
+    check_length(request, length, positions)
     left = positions - length
-    if left < 1:
-        field = "messages" if request.messages is not None else "prompt"
-        raise BadRequest(f"the prompt has {length} tokens, the model reads {positions}", field)
     wanted = request.sampling.max_tokens
     if wanted is None:
         return left

@@ -56,6 +56,11 @@ class Codec:
         return max(self.decoder.get_vocab().values()) + 1
 
     @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token."""
+        return max(len(self.bytes_of(token)) for token in range(self.size))
+
+    @cached_property
     def byte_tokens(self) -> frozenset[int]:
         """Tokens of one byte each, as sentencepiece falls back to."""
         if self.byte_level:
@@ -118,7 +123,9 @@ def from_tokenizer(backend: Tokenizer, *, bos: int | None, eos: int | None) -> C
     def encoder(tokenizer: Tokenizer) -> Encode:
         def encode(text: str) -> list[int]:
             for variant in (text, break_up(text, control)):
-                ids: list[int] = tokenizer.encode(variant, add_special_tokens=False).ids
+                # As a batch, so that other threads go on meanwhile (0.9 MB take 1.8 s).
+                (coded,) = tokenizer.encode_batch([variant], add_special_tokens=False)
+                ids: list[int] = coded.ids
                 if forbidden.isdisjoint(ids):
                     return ids
             raise BadRequest("a text cannot be encoded without control tokens", "messages")

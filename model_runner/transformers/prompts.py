@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from model_runner.transformers.codec import Codec, break_up, check_text
 from model_runner.types import Message
 
 PAD = "\v"  # space that templates strip and never write
+NAME = re.compile("x[0-9a-f]{24}x")
 MARKER = re.compile(r"<\|[^|<>\s]+\|>|\[/?[A-Z_]+\]|<</?[A-Z]+>>|</?s>|<(?:start|end)_of_turn>")
 
 
@@ -91,8 +93,9 @@ class TemplatePrompts:
                 f"the model's chat template refuses these messages: {error}", "messages"
             ) from error
         text = str(rendered)
+        found = Counter(NAME.findall(text))
         for i, (name, show) in enumerate(zip(names, shown, strict=True)):
-            if show and text.count(name) != 1:
+            if show and found[name] != 1:
                 raise BadRequest(
                     f"the model's chat template does not put message {i} into the prompt once",
                     "messages",
@@ -101,7 +104,7 @@ class TemplatePrompts:
 
     def _pieces(self, rendered: str, contents: dict[str, Message]) -> Iterator[int | str]:
         """Control token ids, and plain text."""
-        pattern = re.compile(f"({PAD}?)({'|'.join(contents)})({PAD}?)")
+        pattern = re.compile(f"({PAD}?)({NAME.pattern})({PAD}?)")
         at = 0
         for match in pattern.finditer(rendered):
             yield from self._template(rendered[at : match.start()])

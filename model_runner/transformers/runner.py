@@ -13,7 +13,7 @@ from pathlib import Path
 
 from model_runner.errors import Unavailable
 from model_runner.steering import instructed
-from model_runner.transformers.admission import check_request, room
+from model_runner.transformers.admission import check_length, check_request, check_size, room
 from model_runner.transformers.choice import Choice
 from model_runner.transformers.codec import check_text
 from model_runner.transformers.decode import decoder
@@ -88,6 +88,7 @@ class TransformersRunner:
         self._probes = dict(probes or {})
         self._progress = progress
         self._reader: PromptReader
+        self._longest = 0
         self._engine: Engine | None = None
         self._loaded: Loaded | None = None
         self._info = ModelInfo(name or Path(model).name)
@@ -149,6 +150,7 @@ class TransformersRunner:
             compiled=self._compile,
         )
         loaded = replace(loaded, model=replace(loaded.model, decoder=steps))
+        self._longest = await asyncio.to_thread(lambda: loaded.codec.longest)
         self._reader = PromptReader(loaded.codec, loaded.prompts, loaded.model.vocabulary)
         self._loaded = loaded
         self._engine = Engine(loaded.model, self._limits)
@@ -173,8 +175,12 @@ class TransformersRunner:
         return {} if self._engine is None else self._engine.stats()
 
     def count(self, request: GenerateRequest) -> int:
-        self._ready()
-        return self._reader.count(request)
+        loaded, _ = self._ready()
+        positions = loaded.model.positions - self._reserve
+        check_size(request, positions, self._longest)
+        length = self._reader.count(request)
+        check_length(request, length, positions)
+        return length
 
     async def open(self, request: GenerateRequest) -> list[Generation]:
         loaded, engine = self._ready()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from filters.batching import GRID, BatchedFinder, Batcher
 from filters.errors import FilterFailed, FilterOverloaded
+from filters.parties import PARTY, Party
 from filters.types import Found, Span
 
 
@@ -198,3 +199,86 @@ async def test_spans_are_batched_too() -> None:
     assert finder.categories == {"x"}
     assert await finder.find(["ab", ""]) == [[Found("x", Span(0, 2), 1.0)], []]
     finder.close()
+
+
+async def test_requests_take_turns() -> None:
+    """Who has hundreds of texts does not keep the one of another waiting for them all."""
+    model = Noisy()
+    model.gate.clear()
+    batcher = Batcher(model, size=4, linger=0.0, queue=64)
+
+    async def asks(*texts: str) -> Sequence[Mapping[str, float]]:
+        PARTY.set(Party())  # each task has a context of its own
+        return await batcher.score(texts)
+
+    many = asyncio.create_task(asks(*(f"long {n}" for n in range(200))))
+    await asyncio.to_thread(model.entered.wait, 60)
+    others = [asyncio.create_task(asks(f"other {n}")) for n in range(3)]
+    await asyncio.sleep(0.05)
+    model.gate.set()
+    await asyncio.gather(*others, many)
+    batcher.close()
+    late = [n for n, batch in enumerate(model.batches) if any("other" in text for text in batch)]
+    assert max(late) <= 2
+    assert len(model.batches) >= 200 / 4
+
+
+async def test_one_request_does_not_fill_the_queue() -> None:
+    """However many texts it has screened at once: others are not refused for it."""
+    model = Noisy()
+    model.gate.clear()
+    batcher = Batcher(model, noise=0.0, size=4, linger=0.0, queue=40)
+
+    async def flood() -> None:
+        PARTY.set(Party())
+        await asyncio.gather(*(batcher.score([f"{n} {k}" for k in range(9)]) for n in range(90)))
+
+    flooding = asyncio.create_task(flood())
+    await asyncio.to_thread(model.entered.wait, 60)
+    await asyncio.sleep(0.05)
+    other = asyncio.create_task(batcher.score(["other"]))
+    await asyncio.sleep(0.05)
+    model.gate.set()
+    assert len(await other) == 1
+    await flooding
+    batcher.close()
+    assert sum(map(len, model.batches)) == 90 * 9 + 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30),
+    st.integers(1, 8),
+)
+def test_room_is_never_overdrawn_and_always_given_back(
+    asked: list[tuple[int, bool]], most: int
+) -> None:
+    """asked: texts of each call, and whether its task is cancelled in the middle of all."""
+
+    async def run() -> None:
+        party, inside, served = Party(most), 0, list[int]()
+
+        async def call(number: int, texts: int) -> None:
+            nonlocal inside
+            async with party.room(texts):
+                inside += min(texts, most)
+                assert inside <= most
+                try:
+                    await asyncio.sleep(0)
+                finally:
+                    inside -= min(texts, most)
+                served.append(number)
+
+        tasks = [asyncio.create_task(call(n, texts)) for n, (texts, _) in enumerate(asked)]
+        await asyncio.sleep(0)
+        for task, (_, cancelled) in zip(tasks, asked, strict=True):
+            if cancelled:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert not any(t.exception() for t in tasks if not t.cancelled())
+        left = [n for n, task in enumerate(tasks) if not task.cancelled()]
+        assert sorted(served) == left
+        async with asyncio.timeout(5):
+            async with party.room(most):  # all of it is there again
+                pass
+
+    asyncio.run(run())

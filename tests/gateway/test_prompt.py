@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from filters.sentences import SentenceFilter
 from filters.types import Context, Finding, Scope, Turn
-from gateway.conversation import Part, beside, turns
+from gateway.conversation import Part, Surroundings, turns
 from gateway.verdict_cache import VerdictCache
 from model_runner.scripted import ScriptedRunner
 from model_runner.types import GenerateRequest, Message, ToolCall
@@ -110,7 +110,7 @@ def test_a_filter_of_conversations_is_asked_again_when_they_differ() -> None:
         GenerateRequest(messages=(Message("user", said), Message("user", "b")))
         for said in ("a", "b", "a")
     ]
-    keys = {cache.key("t", plan, part, beside(request, part)) for request in asked}
+    keys = {cache.key("t", plan, part, Surroundings(request).of(part)) for request in asked}
     assert len(keys) == 2
 
 

@@ -102,3 +102,10 @@ def test_whole_characters_come_at_once(codec: Codec) -> None:
     pieces = [detokenizer.push(i) for i in codec.encode("né à 👩‍🔬 a")]
     assert not any("\ufffd" in piece for piece in pieces)
     assert "".join(pieces) == "né à 👩‍🔬 a"
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=st.text(max_size=40))
+def test_no_token_has_more_bytes_than_the_longest(codec: Codec, text: str) -> None:
+    """So what is refused for its bytes has too many tokens, however it is encoded."""
+    assert len(codec.encode(text)) * codec.longest >= len(text.encode())
