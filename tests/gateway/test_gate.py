@@ -11,8 +11,10 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.embedded_redis import EmbeddedRedis
+from gateway.errors import RedisUnavailable
+from gateway.keys import KeyStore
 from gateway.limits.types import Limits
-from gateway.redis_connection import connect
+from gateway.redis_connection import address, connect
 from model_runner.scripted import ScriptedRunner
 from tests.support.filters import WordScorer
 from tests.support.gateway import Gateway, ask, serving
@@ -112,10 +114,11 @@ async def test_blocks_count_against_their_limit(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["refuse", "allow"])
-async def test_while_redis_is_away(on_error: str) -> None:
+async def test_while_redis_is_away(on_error: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says once that it was lost, and once that it is back, however many ask."""
     with EmbeddedRedis() as server:
         async with (
-            connect(server.url) as client,
+            connect(server.url, logged=True) as client,
             serving(
                 ScriptedRunner.text("Yes."),
                 client,
@@ -138,6 +141,34 @@ async def test_while_redis_is_away(on_error: str) -> None:
             server.start()
             assert (await gateway.post(ask("?")))[0] == 200
             assert await ready(gateway) == 200
+            said = [r.getMessage() for r in caplog.records if r.name == "gardefou.redis"]
+            where = address(client)
+            assert where.endswith("redis.sock")
+            assert said == [
+                f"Redis at {where} is lost: ConnectionError",
+                f"Redis at {where} is back",
+            ]
+
+
+async def test_a_redis_that_was_never_there_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
+    async with connect("redis://:secret@127.0.0.1:1/0", logged=True) as nowhere:
+        with pytest.raises(RedisUnavailable, match=r"^Redis at 127\.0\.0\.1:1: ConnectionError$"):
+            await KeyStore(nowhere).empty()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:secret@redis.example:6380/2", "redis.example:6380"),
+        ("rediss://me:secret@[::1]", "[::1]:6379"),
+        ("redis://", "localhost:6379"),
+        ("unix://:secret@/run/redis.sock?db=1", "/run/redis.sock"),
+    ],
+)
+async def test_redis_is_named_without_its_password(url: str, shown: str) -> None:
+    async with connect(url) as client:
+        assert address(client) == shown
 
 
 async def ready(gateway: Gateway) -> int:
