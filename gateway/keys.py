@@ -19,6 +19,7 @@ from redis.exceptions import RedisError, WatchError
 
 from gateway.errors import BadKeyRecord, InvalidKeyName, RedisUnavailable, UnknownKey
 from gateway.limits.types import Limits
+from gateway.redis_connection import address
 
 Role = Literal["app", "editor", "operator"]
 
@@ -80,7 +81,7 @@ class KeyStore:
         )
         secret = _new_secret(record.id)
         stored = _StoredKey(**dict(record), digest=_digest(secret))
-        with _reported():
+        with _reported(self._redis):
             await self._store(stored)
         return record, secret
 
@@ -103,7 +104,7 @@ class KeyStore:
 
     async def list(self) -> list[KeyRecord]:
         """All keys, oldest first. Raises BadKeyRecord."""
-        with _reported():
+        with _reported(self._redis):
             present = await self._all()
         records = [_public(_parse(key_id, raw)) for key_id, raw in present.items()]
         return sorted(records, key=lambda record: record.created)
@@ -112,7 +113,7 @@ class KeyStore:
         return await cast("Awaitable[Mapping[str, str]]", self._redis.hgetall(self._keys))
 
     async def empty(self) -> bool:
-        with _reported():
+        with _reported(self._redis):
             return await self._redis.hlen(self._keys) == 0
 
     async def revoke(self, name_or_id: str) -> str:
@@ -120,7 +121,7 @@ class KeyStore:
 
         By its id, a key whose record cannot be read ends too.
         """
-        with _reported():
+        with _reported(self._redis):
             present = await self._all()
             key_id = name_or_id if name_or_id in present else None
             for other, raw in present.items() if key_id is None else ():
@@ -135,7 +136,7 @@ class KeyStore:
         key_id = _id_of(secret)
         if key_id is None:
             raise UnknownKey("this is not a key of this gateway")
-        with _reported():
+        with _reported(self._redis):
             raw = await cast("Awaitable[str | None]", self._redis.hget(self._keys, key_id))
         if raw is None:
             raise UnknownKey("no such key")
@@ -192,8 +193,8 @@ def _public(stored: _StoredKey) -> KeyRecord:
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
+def _reported(client: Redis) -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise RedisUnavailable(f"Redis: {type(error).__name__}") from error
+        raise RedisUnavailable(f"Redis at {address(client)}: {type(error).__name__}") from error

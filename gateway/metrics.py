@@ -125,7 +125,11 @@ class Metrics:
         )
         self.running = Gauge("gardefou_running_requests", "Requests being served.", registry=r)
         self.policy_loads = Counter(
-            "gardefou_policy_loads", "Policies loaded, and loads refused.", ["outcome"], registry=r
+            "gardefou_policy_loads",
+            "Policies loaded, and loads refused. Where the engine can judge, the start loads each"
+            " twice: before the engine starts, and once its model is known.",
+            ["outcome"],
+            registry=r,
         )
         self.draining = Gauge(
             "gardefou_draining", "1 once the gateway goes down and takes nothing new.", registry=r

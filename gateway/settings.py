@@ -5,15 +5,19 @@ Fields are the flags: `--max-tokens`, `GARDEFOU_MAX_TOKENS`, `max-tokens = 512` 
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -23,9 +27,24 @@ from pydantic import (
     model_validator,
 )
 
+from filters.registry import BUILT_IN
 from gateway.errors import SettingsInvalid
 from gateway.limits.types import Limits
 from model_runner.types import Capabilities
+
+#: How the address of a Redis begins.
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+#: Variables that are no settings: of the command line, and of clients as the docs and examples have
+#: them.
+OTHER_VARIABLES = ("GARDEFOU_CONFIG", "GARDEFOU_KEY", "GARDEFOU_URL")
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+#: Settings that may be repeated; in the file, one text stands for a list of one.
+Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 def _field(default: Any, help_: str) -> Any:
@@ -164,10 +183,10 @@ class Settings(BaseModel):
         "Seconds that the engine elsewhere may take to begin an answer, and between two parts of"
         " it; past them the request fails.",
     )
-    upstream_has: tuple[str, ...] = _field(
+    upstream_has: Texts = _field(
         (), "What the engine there can do beyond its dialect, as top_k; repeat the flag for more."
     )
-    upstream_lacks: tuple[str, ...] = _field(
+    upstream_lacks: Texts = _field(
         (), "What it cannot do of its dialect, as score or logprobs; repeat the flag for more."
     )
     name: str | None = _field(None, "The name clients use for the model. Default: the model's own.")
@@ -175,12 +194,12 @@ class Settings(BaseModel):
         None, "Where the model runs: cuda, cuda:1, cpu… Default: cuda if there is one, else cpu."
     )
     dtype: str | None = _field(None, "bfloat16, float16 or float32. Default: what fits the device.")
-    policy: tuple[str, ...] = _field(
+    policy: Texts = _field(
         ("default",),
         "Policy file, or the name of a shipped one (default, strict, patterns). The first is for"
         " all keys that name none; repeat the flag for more. Edits are taken up by themselves.",
     )
-    filter: tuple[str, ...] = _field(
+    filter: Texts = _field(
         (),
         "A filter kind of your own, as NAME=path/to/file.py:Class or NAME=module:Class; repeat the"
         " flag for more. Policies then use it by its name.",
@@ -303,6 +322,19 @@ class Settings(BaseModel):
             raise ValueError("an address begins with http:// or https://")
         return value
 
+    @field_validator("redis")
+    @classmethod
+    def _redis_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not value.startswith(REDIS_SCHEMES):
+            raise ValueError("an address begins with redis://, rediss:// or unix://")
+        try:
+            _ = urlsplit(value).port
+        except ValueError:
+            raise ValueError("what stands for the port is none, from 0 to 65535") from None
+        return value
+
     @field_validator("redaction_key")
     @classmethod
     def _long_enough(cls, value: str | None) -> str | None:
@@ -321,10 +353,17 @@ class Settings(BaseModel):
     @field_validator("filter")
     @classmethod
     def _named_kinds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names: set[str] = set()
         for one in value:
             name, equals, target = one.partition("=")
-            if not (name and equals and ":" in target):
-                raise ValueError(f"{one!r} is not NAME=path/to/file.py:Class")
+            where, colon, attribute = target.rpartition(":")
+            if not (name and equals and where and colon and attribute):
+                raise ValueError(f"{one!r} is not NAME=path/to/file.py:Class or NAME=module:Class")
+            if name in BUILT_IN:  # which would win, and this one never be asked
+                raise ValueError(f"{name!r} is a kind that ships: choose another name")
+            if name in names:
+                raise ValueError(f"two kinds have the name {name!r}")
+            names.add(name)
         return value
 
     @property
@@ -343,8 +382,13 @@ class Settings(BaseModel):
         )
 
 
-def read_settings(given: Mapping[str, Any], file: Path | None) -> Settings:
-    """Settings from flags and environment (`given`) over the file. Raises SettingsInvalid."""
+def read_settings(
+    given: Mapping[str, Any], file: Path | None, variables: Collection[str] = ()
+) -> Settings:
+    """Settings from flags and environment (`given`) over the file. Raises SettingsInvalid.
+
+    variables: names in `given` that the environment said, for messages.
+    """
     said: dict[str, Any] = {}
     if file is not None:
         try:
@@ -353,23 +397,82 @@ def read_settings(given: Mapping[str, Any], file: Path | None) -> Settings:
             raise SettingsInvalid(f"{file}: {error}") from error
     said = {key.replace("_", "-"): value for key, value in said.items()}
     flags = {key.replace("_", "-"): value for key, value in given.items()}
+    places = {name: f"{file}: {name}" for name in said}
+    places |= {name: f"--{name}" for name in flags}
+    places |= {name.replace("_", "-"): variable(name) for name in variables}
     try:
         return Settings.model_validate(said | flags)
     except ValidationError as error:
-        raise SettingsInvalid(
-            "\n".join(_explained(e, flags, file) for e in error.errors())
-        ) from error
+        raise SettingsInvalid("\n".join(_explained(e, places) for e in error.errors())) from error
 
 
-def _explained(error: Any, flags: Mapping[str, Any], file: Path | None) -> str:
-    name = ".".join(str(part) for part in error["loc"])
+def variable(name: str) -> str:
+    """The environment's name for a setting."""
+    return f"GARDEFOU_{name.replace('-', '_').upper()}"
+
+
+def unknown_variables(environment: Collection[str]) -> list[str]:
+    """What to say of each `GARDEFOU_*` that is no setting, a line each."""
+    known = [variable(name) for name, field in Settings.model_fields.items() if field.description]
+    known += OTHER_VARIABLES
+    return [
+        f"{name} is no setting of the environment, and is ignored{_near(name, known)}"
+        for name in sorted(environment)
+        if name.startswith("GARDEFOU_") and name not in known and not _of_kubernetes(name)
+    ]
+
+
+def _of_kubernetes(name: str) -> bool:
+    """Whether Kubernetes sets it by itself, beside a service named `gardefou`."""
+    return re.match(r"GARDEFOU_(SERVICE_HOST|SERVICE_PORT|PORT_\d+_)", name) is not None
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    # Without what all variables have in common, and would make them near.
+    ends = {one.removeprefix("GARDEFOU_"): one for one in known}
+    near = get_close_matches(name.removeprefix("GARDEFOU_"), ends, n=1)
+    return f"; did you mean {ends[near[0]]}?" if near else ""
+
+
+#: What pydantic would say in its own words.
+_WANTED = {
+    "int_parsing": "expected a whole number",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "string_type": "expected a text",
+    "path_type": "expected a path",
+    "tuple_type": "expected a text, or a list of them",
+    "dict_type": "expected a table",
+    "model_type": "expected a table",
+    "literal_error": "expected {expected}",
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "missing": "missing",
+}
+
+
+def _explained(error: Any, places: Mapping[str, str]) -> str:
+    """One thing that is wrong, and where. places: where each setting that was given stands."""
     message = str(error["msg"]).removeprefix("Value error, ")
-    if not name:
+    if not error["loc"]:
         return message
-    where = f"--{name}" if name in flags or file is None else f"{file}: {name}"
+    setting, *path = (str(part) for part in error["loc"])
+    where = ".".join([places.get(setting, f"--{setting}"), *path])
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown setting"
-    # Of a table that does not fit, nothing is repeated either: it may hold a key.
-    if name.endswith(("-key", ".key")) or isinstance(error["input"], dict):
+        known = [name.replace("_", "-") for name in Settings.model_fields]
+        return f"{where}: unknown setting" + ("" if path else _near(setting, known))
+    if error["type"] in _WANTED:
+        message = _WANTED[error["type"]].format(**error.get("ctx", {}))
+    if error["type"] == "missing" or _untold(".".join([setting, *path]), error["input"]):
         return f"{where}: {message}"
     return f"{where}: {message} (given: {error['input']!r})"
+
+
+def _untold(name: str, given: object) -> bool:
+    """Whether a value is not repeated: it may hold a secret, or the message has what matters."""
+    if isinstance(given, dict | list | tuple):
+        return True
+    # An address may hold a password, before its @ or in its query.
+    return name.endswith(("-key", ".key")) or (isinstance(given, str) and bool({*"@?"} & {*given}))

@@ -1,12 +1,14 @@
-"""`gardefou keys add|list|revoke`. The context's object, from the root, says where Redis is."""
+"""`gardefou keys add|list|revoke`. Where Redis is may be said before the command or behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import click
 
@@ -15,6 +17,7 @@ from gateway.errors import GatewayError
 from gateway.keys import KeyRecord, KeyStore, Role
 from gateway.limits.types import Limits
 from gateway.redis_connection import open_redis
+from gateway.settings import Settings, variable
 
 T = TypeVar("T")
 
@@ -30,10 +33,21 @@ class RedisSettings(Protocol):
 
 @click.group()
 @settings_options("redis", "data")
-@click.pass_context
-def keys(ctx: click.Context, /, config: Path | None, **given: str | None) -> None:
+def keys(**given: Any) -> None:
     """Who may use the gateway: add, list and revoke API keys."""
-    ctx.obj = ctx.obj or settings_from(config, dict(given))
+
+
+#: The group's options once more; the environment is the group's alone, so that it beats no flag.
+_behind = settings_options("redis", "data", environment=False)
+
+
+def _settings(ctx: click.Context, given: dict[str, Any]) -> RedisSettings:
+    """What is said behind the command goes before what is said in front of it."""
+    if ctx.obj is not None:  # a caller that runs these commands says where Redis is
+        return cast("RedisSettings", ctx.obj)
+    said = dict(ctx.parent.params if ctx.parent else {})
+    said |= {name: value for name, value in given.items() if value is not None}
+    return settings_from(said.pop("config", None), said)
 
 
 @keys.command()
@@ -50,9 +64,11 @@ def keys(ctx: click.Context, /, config: Path | None, **given: str | None) -> Non
 @click.option("--tpm", type=click.IntRange(1), help="Tokens per minute, prompt and answer.")
 @click.option("--streams", type=click.IntRange(1), help="Requests at once.")
 @click.option("--blocks", type=click.IntRange(1), help="Blocked requests per hour.")
-@click.pass_obj
+@_behind
+@click.pass_context
 def add(
-    settings: RedisSettings,
+    ctx: click.Context,
+    /,
     name: str,
     role: str,
     policy: str | None,
@@ -60,8 +76,10 @@ def add(
     tpm: int | None,
     streams: int | None,
     blocks: int | None,
+    **given: Any,
 ) -> None:
     """Make a key. Its secret goes to standard output, this once."""
+    settings = _settings(ctx, given)
     limits = Limits(
         requests_per_minute=rpm,
         tokens_per_minute=tpm,
@@ -72,15 +90,23 @@ def add(
         settings,
         lambda store: store.add(name, role=cast("Role", role), policy=policy, limits=limits),
     )
+    if policy is not None and policy not in _policies(settings):
+        click.echo(
+            f"Warning: no policy that ships or that the settings here name is {policy!r}; "
+            "unless the server serves one, this key's requests are refused (503).",
+            err=True,
+        )
     click.echo(f"Key {record.name} ({record.id}), role {record.role}. Keep its secret:", err=True)
     click.echo(secret)
 
 
 @keys.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.pass_obj
-def list_keys(settings: RedisSettings, *, as_json: bool) -> None:
+@_behind
+@click.pass_context
+def list_keys(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
     """Show all keys, without their secrets."""
+    settings = _settings(ctx, given)
     records = _with_store(settings, lambda store: store.list())
     for record in records:
         click.echo(record.model_dump_json() if as_json else _line(record))
@@ -90,9 +116,11 @@ def list_keys(settings: RedisSettings, *, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("name_or_id")
-@click.pass_obj
-def revoke(settings: RedisSettings, name_or_id: str) -> None:
+@_behind
+@click.pass_context
+def revoke(ctx: click.Context, /, name_or_id: str, **given: Any) -> None:
     """End a key: it is refused from the next request on."""
+    settings = _settings(ctx, given)
     key_id = _with_store(settings, lambda store: store.revoke(name_or_id))
     click.echo(f"Revoked {name_or_id} ({key_id}).", err=True)
 
@@ -108,6 +136,24 @@ def _with_store(settings: RedisSettings, work: Callable[[KeyStore], Awaitable[T]
             return asyncio.run(run())
     except GatewayError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _policies(settings: RedisSettings) -> set[str]:
+    """Names of the policies that ship, and of those of the settings as far as they can be read."""
+    # Slow to import, and needed only here.
+    from policies.document import Document
+    from policies.errors import PolicyInvalid
+    from policies.loader import library
+
+    said = os.environ.get(variable("policy"), "").split()
+    named = said or list(settings.policy if isinstance(settings, Settings) else ())
+    names = set(library())
+    for source in named:
+        with suppress(OSError, UnicodeDecodeError, PolicyInvalid):
+            data = Document(Path(source).read_text(encoding="utf-8"), source).data
+            if isinstance(data, dict):
+                names.add(str(data.get("policy")))
+    return names
 
 
 def _line(record: KeyRecord) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from pydantic_core import PydanticUndefined
 
 from gateway.errors import SettingsInvalid
-from gateway.settings import Settings, read_settings
+from gateway.settings import Settings, read_settings, unknown_variables, variable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -19,8 +21,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_FILE = Path("gardefou.toml")
 
 
-def settings_options(*names: str) -> Callable[[Command], Command]:
-    """Add `--config` and an option for each named field; all that flags can say, if none is."""
+def settings_options(*names: str, environment: bool = True) -> Callable[[Command], Command]:
+    """Add `--config` and an option for each named field; all that flags can say, if none is.
+
+    environment: whether `GARDEFOU_*` says them too.
+    """
     fields = {name: f for name, f in Settings.model_fields.items() if f.description}
 
     def add(command: Command) -> Command:
@@ -34,7 +39,7 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
             command = click.option(
                 f"--{name.replace('_', '-')}",
                 name,
-                envvar=f"GARDEFOU_{name.upper()}",
+                envvar=variable(name) if environment else None,
                 multiple=many,
                 default=None,
                 metavar=_metavar(name),
@@ -43,7 +48,7 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
         return click.option(
             "--config",
             type=click.Path(path_type=Path),
-            envvar="GARDEFOU_CONFIG",
+            envvar="GARDEFOU_CONFIG" if environment else None,
             help=f"TOML file with any of these.  [default: {DEFAULT_FILE}, if it is there]",
         )(command)
 
@@ -51,15 +56,28 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
 
 
 def settings_from(config: Path | None, given: dict[str, Any]) -> Settings:
-    """The settings, or an error on the terminal and exit code 2."""
+    """The settings, or an error on the terminal and exit code 2. Warns of unknown variables."""
     said = {name: value for name, value in given.items() if value not in (None, ())}
+    for line in unknown_variables(os.environ):
+        click.echo(f"gardefou: {line}", err=True)
     if config is None and DEFAULT_FILE.exists():
         config = DEFAULT_FILE
     try:
-        return read_settings(said, config)
+        return read_settings(said, config, {name for name in said if _of_environment(name)})
     except SettingsInvalid as error:
         click.echo(f"gardefou: {error}", err=True)
         sys.exit(2)
+
+
+def _of_environment(name: str) -> bool:
+    """Whether an option's value is the environment's. Groups may have options of their commands."""
+    context = click.get_current_context(silent=True)
+    while context is not None:
+        source = context.get_parameter_source(name)
+        if source not in (None, ParameterSource.DEFAULT):
+            return source is ParameterSource.ENVIRONMENT
+        context = context.parent
+    return False
 
 
 def _metavar(name: str) -> str:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from gateway.errors import LimitExceeded, LimitsUnavailable
 from gateway.limits.types import KINDS, Kind, Limits, Usage, rate_limit_headers, retry_headers
+from gateway.redis_connection import address
 
 
 class Limiter:
@@ -43,6 +44,7 @@ class Limiter:
         self._lease_ms = round(lease_seconds * 1000)
         self._windows = (round(minute * 1000), round(hour * 1000))
         self._clock = clock
+        self._redis = redis
         self._admit = _script(redis, "admit.lua")
         self._settle = _script(redis, "settle.lua")
         self._renew = _script(redis, "renew.lua")
@@ -115,7 +117,8 @@ class Limiter:
         try:
             return await cast("Awaitable[object]", script(keys=keys, args=args))
         except (RedisError, OSError) as error:
-            raise LimitsUnavailable(f"Redis: {type(error).__name__}") from error
+            where = address(self._redis)
+            raise LimitsUnavailable(f"Redis at {where}: {type(error).__name__}") from error
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -61,6 +62,12 @@ def usual(dialect: Dialect) -> Capabilities:
         continues=vllm,
         score=vllm,
     )
+
+
+def _without_credentials(url: str) -> str:
+    """An address as messages may show it: no user, no password, no query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class OpenAIRunner:
@@ -146,8 +153,11 @@ class OpenAIRunner:
         await self.probe()
         if self._info is None:
             detail = self._health.detail or "it lists no model"
+            where = _without_credentials(self._base_url)
             await self.close()
-            raise Unavailable(f"no model id was given, and the upstream tells none: {detail}")
+            raise Unavailable(
+                f"no model id was given, and the upstream at {where} tells none: {detail}"
+            )
         if self._refusal:
             await self.close()
             raise Unsupported(self._refusal)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from gateway.settings import Settings
+from gateway.cli.options import DEFAULT_FILE
+from gateway.settings import Settings, unknown_variables
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -63,12 +64,12 @@ def test_secrets_come_from_outside(services: Any) -> None:
     secret = [line for line in said if "PASSWORD" in line]
     assert len(secret) == 3
     assert all(re.search(r"\$\{\w+:\?", line) for line in secret)
-    assert "GARDEFOU_UPSTREAM_KEY=None" in said  # passed on from outside, if it is there
+    # Passed on from outside, if they are there.
+    assert {"GARDEFOU_UPSTREAM_KEY=None", "GARDEFOU_REDACTION_KEY=None"} <= set(said)
 
 
 def settings_named(names: list[str]) -> set[str]:
-    fields = {f"GARDEFOU_{name.upper()}" for name in Settings.model_fields}
-    return {name for name in names if name.startswith("GARDEFOU_")} - fields
+    return {name for name in names if unknown_variables([name])}
 
 
 def test_environment_names_settings_that_there_are(services: Any) -> None:
@@ -81,6 +82,14 @@ def test_environment_names_settings_that_there_are(services: Any) -> None:
     ]
     assert "GARDEFOU_HOST" in set_in_image
     assert not settings_named(set_in_image)
+
+
+def test_policies_and_settings_of_one_s_own_are_found(services: Any) -> None:
+    """What lies in the folder is named without a path, and only read."""
+    gateway = services["gateway"]
+    assert f"./policies:{gateway['working_dir']}:ro" in gateway["volumes"]
+    assert not DEFAULT_FILE.is_absolute()
+    assert {"GARDEFOU_POLICY", "GARDEFOU_FILTER", "GARDEFOU_CONFIG"} <= set(gateway["environment"])
 
 
 def test_build_arguments_are_declared(services: Any) -> None:

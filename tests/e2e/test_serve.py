@@ -210,6 +210,12 @@ def test_keys_added_while_it_serves(tmp_path: Path, demo: Server) -> None:
         (["--model", "x", "--upstream", "http://x"], "not both"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--filter", "x"], "NAME=path"),
+        (["--redis", "localhost:6379"], "--redis: an address begins with redis://"),
+        (["--redis", "redis://127.0.0.1:1"], "Redis at 127.0.0.1:1: ConnectionError"),
+        (
+            ["--upstream", "http://me:secret@127.0.0.1:9/v1"],
+            "at http://127.0.0.1:9/v1 tells",
+        ),
         (["--config", "none.toml"], "none.toml"),
     ],
 )

@@ -12,11 +12,12 @@ from redis.asyncio import Redis
 
 from filters.registry import Resources
 from gateway.embedded_redis import EmbeddedRedis
+from gateway.errors import RedisUnavailable
 from gateway.keys import KeyStore
 from gateway.limits.types import Limits
 from gateway.metrics import Metrics
 from gateway.policy_store import PolicyStore
-from gateway.redis_connection import connect
+from gateway.redis_connection import address, connect
 from model_runner.scripted import ScriptedRunner
 from policies.errors import PolicyInvalid
 from tests.support.filters import Misbehaving, WordScorer
@@ -166,10 +167,11 @@ def fails(name: str, options: object) -> Misbehaving:  # noqa: ARG001
 
 
 @pytest.mark.parametrize("on_error", ["refuse", "allow"])
-async def test_while_redis_is_away(on_error: str) -> None:
+async def test_while_redis_is_away(on_error: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says once that it was lost, and once that it is back, however many ask."""
     with EmbeddedRedis() as server:
         async with (
-            connect(server.url) as client,
+            connect(server.url, logged=True) as client,
             serving(
                 ScriptedRunner.text("Yes."),
                 client,
@@ -192,6 +194,34 @@ async def test_while_redis_is_away(on_error: str) -> None:
             server.start()
             assert (await gateway.post(ask("?")))[0] == 200
             assert await ready(gateway) == 200
+            said = [r.getMessage() for r in caplog.records if r.name == "gardefou.redis"]
+            where = address(client)
+            assert where.endswith("redis.sock")
+            assert said == [
+                f"Redis at {where} is lost: ConnectionError",
+                f"Redis at {where} is back",
+            ]
+
+
+async def test_a_redis_that_was_never_there_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
+    async with connect("redis://:secret@127.0.0.1:1/0", logged=True) as nowhere:
+        with pytest.raises(RedisUnavailable, match=r"^Redis at 127\.0\.0\.1:1: ConnectionError$"):
+            await KeyStore(nowhere).empty()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:secret@redis.example:6380/2", "redis.example:6380"),
+        ("rediss://me:secret@[::1]", "[::1]:6379"),
+        ("redis://", "localhost:6379"),
+        ("unix://:secret@/run/redis.sock?db=1", "/run/redis.sock"),
+    ],
+)
+async def test_redis_is_named_without_its_password(url: str, shown: str) -> None:
+    async with connect(url) as client:
+        assert address(client) == shown
 
 
 async def ready(gateway: Gateway) -> int:

@@ -130,7 +130,7 @@ async def test_a_record_that_cannot_be_read_is_no_key(store: KeyStore, redis: Re
 async def test_without_redis() -> None:
     async with connect("redis://127.0.0.1:1/0") as nowhere:
         store = KeyStore(nowhere)
-        with pytest.raises(RedisUnavailable):
+        with pytest.raises(RedisUnavailable, match=r"^Redis at 127\.0\.0\.1:1: "):
             await store.lookup(_new_secret("abcdefgh"))
         with pytest.raises(RedisUnavailable):
             await store.add("app")
@@ -182,4 +182,40 @@ def test_the_command_line_reaches_a_running_server(tmp_path: Path) -> None:
         assert "app" in run(other, "list").stdout
         assert not (tmp_path / "unused").exists()
     down = run(Settings(tmp_path, redis="redis://127.0.0.1:1/0"), "list")
-    assert (down.exit_code, down.stderr) == (1, "Error: Redis: ConnectionError\n")
+    assert (down.exit_code, down.stderr) == (1, "Error: Redis at 127.0.0.1:1: ConnectionError\n")
+
+
+def test_where_redis_is_may_be_said_behind_the_command(tmp_path: Path) -> None:
+    def listed(*arguments: str, **environment: str) -> str:
+        return CliRunner().invoke(keys_command, arguments, env=environment).output
+
+    first, second = "redis://127.0.0.1:1/0", "redis://127.0.0.1:2/0"
+    assert "127.0.0.1:1:" in listed("--redis", first, "list")
+    assert "127.0.0.1:1:" in listed("list", "--redis", first)
+    assert "127.0.0.1:2:" in listed("--redis", first, "list", "--redis", second)
+    assert "127.0.0.1:1:" in listed("--redis", first, "list", GARDEFOU_REDIS=second)
+    assert "127.0.0.1:2:" in listed("list", GARDEFOU_REDIS=second)
+    assert listed("list", GARDEFOU_REDIS="x").startswith("gardefou: GARDEFOU_REDIS: an address")
+    (tmp_path / "own.toml").write_text(f'redis = "{second}"\n')
+    assert "127.0.0.1:2:" in listed("list", "--config", str(tmp_path / "own.toml"))
+    assert "127.0.0.1:1:" in listed("list", "--redis", f"{first}?protocol=3")
+    assert "does not fit" in listed("list", "--redis", f"{first}?colour=red")
+
+
+def test_a_policy_that_nobody_knows_is_warned_of(tmp_path: Path) -> None:
+    """And the key is made: the server's settings may be others."""
+    (tmp_path / "shop.yaml").write_text("mode: monitor\npolicy: 'shop'\n")
+    (tmp_path / "own.toml").write_text(f'policy = ["{tmp_path}/shop.yaml", "{tmp_path}/none.yaml"]')
+    config = ("--config", str(tmp_path / "own.toml"), "--data", str(tmp_path / "data"))
+
+    def warned(name: str, policy: str, **environment: str) -> bool:
+        said = ("add", name, "--policy", policy, *config)
+        added = CliRunner().invoke(keys_command, said, env=environment)
+        assert added.exit_code == 0
+        assert SECRET.fullmatch(added.stdout.strip())
+        return f"is {policy!r}; unless" in added.stderr
+
+    assert not warned("a", "strict")
+    assert not warned("b", "shop")
+    assert warned("c", "nosuch")
+    assert warned("d", "shop", GARDEFOU_POLICY="default patterns")

@@ -117,6 +117,13 @@ async def test_start_survives_an_upstream_that_lists_no_models(status: int, mode
         await runner.close()
 
 
+async def test_an_upstream_that_is_away_is_named_without_its_credentials() -> None:
+    runner = OpenAIRunner(f"http://me:{SECRET}@127.0.0.1:9/v1?key={SECRET}")
+    told = r"the upstream at http://127\.0\.0\.1:9/v1 tells none: the upstream cannot be reached$"
+    with pytest.raises(Unavailable, match=told):
+        await runner.start()
+
+
 async def test_start_survives_an_upstream_that_is_not_there_yet() -> None:
     async with OpenAIServer(ScriptedRunner.echo()).serve() as server:
         port = server.port
