@@ -107,7 +107,9 @@ def parse(
     made = {name: link.filter for name, link in links.items()}
     gates, found = read_gates(spec.filters, document, made)
     problems += found
-    problems += [document.problem(("filters", name), UNNAMED) for name in WORDS if name in sources]
+    problems += [
+        document.problem(("filters", name), UNNAMED) for name in WORDS if name in spec.filters
+    ]
     problems += _rule_problems(spec, document, links)
     problems += _idle_problems(spec, document)
     asked, more = _asked(spec, document, sources)

@@ -206,6 +206,15 @@ def test_gates_that_cannot_be_are_refused(change: tuple[str, str], expected: str
     assert str(caught.value.problems[0]).startswith(expected)
 
 
+def test_a_filter_alone_is_not_proposed_as_its_own_gate() -> None:
+    alone = GATED.replace("  cheap: {regex: {foo: foo}}\n", "")
+    with pytest.raises(PolicyInvalid) as caught:
+        parse(alone, "p.yaml")
+    assert str(caught.value) == (
+        "p.yaml:3:36: no filter 'cheap', and no other that could gate this one"
+    )
+
+
 def test_a_filter_is_told_the_lowest_score_that_anything_is_done_about() -> None:
     gates = {"doctor": Gate("words", low=0.3), "words": Gate("re", low=0.2)}
     rules = [

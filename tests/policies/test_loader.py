@@ -96,6 +96,7 @@ async def test_a_policy_means_what_it_says() -> None:
         ),
         (("{regex: {x: 'abc', y: [d, e]}}", "regex"), "p.yaml:5:3: expected {kind: options}"),
         (("x: 'abc', y", "x: 'abc', any: d, y"), "p.yaml:5:27: `any` is no name"),
+        (("pii: {pack", "except: {regex: {x: a}}\n  pii: {pack"), "p.yaml:3:3: `at` and `except`"),
         (("policy: test", "policy: test\nhold: {ms: a}"), "p.yaml:2:8: `ms` is a whole number"),
         (("pii: {pack", "at: {regex: {x: a}}\n  pii: {pack"), "p.yaml:3:3: `at` and `except` are"),
         (("ms: 50", "view: [plain]"), "p.yaml:4:30: unknown key 'view'; did you mean `views`?"),
