@@ -93,8 +93,9 @@ def parse_tables(text: str) -> Tables:
         return Tables.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise FilterConfigError(f"calibration tables: {place}: {first['msg']}") from error
+        place = "".join(f"{part}." for part in first["loc"])[:-1]
+        wrong = f"{place}: {first['msg']}" if place else first["msg"]
+        raise FilterConfigError(f"calibration tables: {wrong}") from error
 
 
 def log_odds(probability: float) -> float:

@@ -8,6 +8,9 @@ FilterError
 
 from __future__ import annotations
 
+#: Characters of a value that a message quotes.
+_QUOTED = 60
+
 
 class FilterError(Exception):
     """Base of all errors of this package."""
@@ -34,3 +37,20 @@ class FilterTimeout(FilterFailed):
 
 class FilterOverloaded(FilterFailed):
     """Too much waits for a filter already; the text was not looked at."""
+
+
+def quoted(value: object) -> str:
+    """A value of the YAML as a message says it; of a long one, the beginning."""
+    if value is None or isinstance(value, bool):
+        return "nothing" if value is None else str(value).lower()
+    text = str(value)
+    short = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+    return repr(short) if isinstance(value, str) else short
+
+
+def no_text(value: object) -> str | None:
+    """What is wrong with a number, or `true`, where text should be."""
+    if not isinstance(value, int | float):
+        return None
+    what = "no text" if isinstance(value, bool) else "a number"
+    return f"{quoted(value)} is {what}; write it in quotes"

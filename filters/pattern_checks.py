@@ -19,7 +19,15 @@ from typing import Any
 
 import regex
 
-from filters.pattern_tree import Automaton, Unjudged, look_arounds, parse, sample_for
+from filters.pattern_tree import (
+    UNBOUNDED,
+    Automaton,
+    Unjudged,
+    look_arounds,
+    parse,
+    sample_for,
+    written_out,
+)
 
 #: Look-arounds may read this far: look-behinds see no more of what was let go.
 WIDEST = 1024
@@ -28,6 +36,8 @@ _SHORTEST = 0.05  # seconds for them; in less than that, growth is not looked at
 _GROWTH = 9.0  # for four times the text: linear is 4, quadratic 16
 _PATIENCE = 2.0  # seconds on the clock, for what is exponential
 _MOST_STEPS = 300_000
+_LARGEST = 100_000  # characters, with repeats written out as often as they must be
+_BOUND = regex.compile(r"\{\d*,?(\d+)\}")
 
 NESTED = (
     "nested repeats: exponential time on {0!r}; repeat once, `(?:…)+` for `(?:(?:…)+)+`, or put"
@@ -55,11 +65,29 @@ SLOW = (
     "takes more than linear time on {1} characters made to hurt it ({0!r}); bound its repeats and"
     " give it a left boundary"
 )
+FAR = f"; a bound of more than {UNBOUNDED:,} counts as none"
+
+
+def size_problem(source: str, flags: int) -> str | None:
+    """Why a pattern is too large to be compiled; None, too, for one that does not parse."""
+    try:
+        large = written_out(parse(source, flags)) > _LARGEST
+    except Unjudged:
+        return None
+    except RecursionError:
+        return "too deep a pattern"
+    return f"too large a pattern, of more than {_LARGEST:,} characters" if large else None
 
 
 @lru_cache(maxsize=4096)
 def problem(source: str, flags: int) -> str | None:
     """What is wrong with a pattern that compiles, or None."""
+    wrong = _problem(source, flags)
+    far = any(int(bound) > UNBOUNDED for bound in _BOUND.findall(source))
+    return f"{wrong}{FAR}" if wrong and far else wrong
+
+
+def _problem(source: str, flags: int) -> str | None:
     automaton = None
     try:
         tree = parse(source, flags)

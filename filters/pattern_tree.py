@@ -238,12 +238,21 @@ def parse(source: str, flags: int) -> Any:
         reader = core.Source(source)
         info = core.Info(flags | regex.UNICODE, reader.char_type)
         return core._parse_pattern(reader, info)  # noqa: SLF001
-    except (AttributeError, TypeError, regex.error, core._UnscopedFlagSet) as error:  # noqa: SLF001
+    except (AttributeError, TypeError, ValueError, regex.error, core._UnscopedFlagSet) as error:  # noqa: SLF001
         raise Unjudged(str(error)) from error
 
 
 def sample_for(source: str) -> str:
     return "".join(dict.fromkeys(_SAMPLE + source))
+
+
+def written_out(node: Any) -> int:
+    """Characters of a tree with each repeat written out as often as it must be at least."""
+    parts = [*(getattr(node, "items", ()) or ()), *(getattr(node, "branches", ()) or ())]
+    names = ("subpattern", "yes_item", "no_item")
+    parts += [part for name in names if (part := getattr(node, name, None)) is not None]
+    inside = sum(map(written_out, parts)) or 1
+    return inside * max(1, getattr(node, "min_count", 1))
 
 
 def look_arounds(node: Any) -> Iterator[Any]:

@@ -19,8 +19,8 @@ from itertools import groupby
 
 import regex
 
-from filters.errors import FilterConfigError
-from filters.pattern_checks import problem
+from filters.errors import FilterConfigError, quoted
+from filters.pattern_checks import problem, size_problem
 
 Validator = Callable[[str], bool]
 
@@ -36,6 +36,8 @@ _REFUSED_FLAGS = {
     "p": "longest-of matching cannot follow text as it grows",
     "e": "fuzzy matching has no partial matches",
 }
+#: Groups inside each other; the library's parser and ours call themselves for each.
+_DEEPEST = 50
 _LEADING_FLAGS = regex.compile(r"\(\?([a-zA-Z0-9]+)\)")
 _REFUSED_PARTS = (
     (r"\\[GK]", "\\G and \\K move the start of a match"),
@@ -75,16 +77,24 @@ def compile_rule(
     and for tests; nothing in a policy leads here.
     """
     flags, body = _split_flags(source)
+    said = quoted(source)
     _refuse(flags, body, path)
+    if not trusted and _depth(body) > _DEEPEST:
+        raise FilterConfigError(f"too deep a pattern, more than {_DEEPEST} groups: {said}", path)
     scoped = f"(?{flags}:{body})" if flags else f"(?:{body})"
+    # Before the library compiles it: that writes repeats out, and may take all memory.
+    if not trusted and (wrong := size_problem(scoped, FLAGS)):
+        raise FilterConfigError(f"{wrong}: {said}", path)
     try:
         pattern = regex.compile(scoped, FLAGS)
     except (regex.error, ValueError) as error:
-        raise FilterConfigError(f"not a regular expression: {error}: {source!r}", path) from error
+        raise FilterConfigError(f"not a regular expression: {error}: {said}", path) from error
+    except (RecursionError, MemoryError) as error:
+        raise FilterConfigError(f"too large a pattern: {said}", path) from error
     if pattern.search("") is not None:
-        raise FilterConfigError(f"the pattern matches the empty text: {source!r}", path)
+        raise FilterConfigError(f"the pattern matches the empty text: {said}", path)
     if not trusted and (wrong := problem(scoped, FLAGS)):
-        raise FilterConfigError(f"{wrong}: {source!r}", path)
+        raise FilterConfigError(f"{wrong}: {said}", path)
     opening = scoped[: scoped.index(":") + 1]
     branches = tuple(f"{opening}{branch})" for branch in _alternatives(body))
     return Rule(category, pattern, scoped, branches, check)
@@ -93,6 +103,14 @@ def compile_rule(
 def live_pattern(source: str) -> regex.Pattern[str]:
     """A pattern that matches partially, with `partial=True`, where `source` is live."""
     return regex.compile(rf"(?:{_lenient(source)})(?s:.)(?!)", FLAGS, cache_pattern=False)
+
+
+def no_term(term: object) -> str | None:
+    """What is wrong with an item of a list of terms."""
+    if isinstance(term, str) and term.strip():
+        return None
+    mend = "; write it in quotes" if isinstance(term, int | float) else ""
+    return f"{quoted(term)} is no word or phrase{mend}"
 
 
 def terms_pattern(terms: Sequence[str], allow: Sequence[str] = (), *, stretch: bool = False) -> str:
@@ -157,7 +175,7 @@ def _refuse(flags: str, body: str, path: tuple[str | int, ...]) -> None:
     bare = regex.sub(r"\[\^?\]?[^\]]*\]", lambda m: " " * len(m[0]), bare)
     for part, why in _REFUSED_PARTS:
         if found := regex.search(part, bare):
-            raise FilterConfigError(f"{found[0]!r} at {found.start()}: {why}", path)
+            raise FilterConfigError(f"{quoted(found[0])} at {found.start()}: {why}", path)
 
 
 # Conditions that the next character may make or unmake. In a class `\\b` and `$` are characters.
@@ -166,6 +184,15 @@ _CONDITIONS = frozenset(["\\b", "\\B", "\\m", "\\M", "\\Z", "\\z", "$"])
 
 
 _PARTS = regex.compile(_AT_END.pattern + r"|[(|)]|[^\\(|)\[$]+|.", regex.S)
+
+
+def _depth(body: str) -> int:
+    """How deep groups stand inside each other."""
+    deepest = depth = 0
+    for part in _PARTS.findall(body):
+        depth += (part == "(") - (part == ")")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _alternatives(body: str) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from filters.errors import FilterConfigError, FilterTimeout
-from filters.patterns import Rule, compile_rule, terms_pattern
+from filters.patterns import Rule, compile_rule, no_term, terms_pattern
 from filters.registry import Resources
 from filters.starts import LIVE, Starts
 from filters.types import OVERFLOW, Context, Finding, Piece, Progress, Scope, Span
@@ -221,6 +221,7 @@ def _terms(entry: Mapping[str, object], key: str, path: tuple[str | int, ...]) -
     terms = entry.get(key, [] if key == "allow" else None)
     if not isinstance(terms, list) or (key == "terms" and not terms):
         raise FilterConfigError(f"`{key}` is a list of words or phrases", (*path, key))
-    if not all(isinstance(term, str) and term.strip() for term in terms):
-        raise FilterConfigError(f"`{key}` is a list of words or phrases", (*path, key))
+    for number, term in enumerate(terms):
+        if wrong := no_term(term):
+            raise FilterConfigError(wrong, (*path, key, number))
     return terms

@@ -18,8 +18,9 @@ from typing import Any
 
 import ahocorasick  # type: ignore[import-not-found]
 
-from filters.errors import FilterConfigError
+from filters.errors import FilterConfigError, quoted
 from filters.folding import BEHIND, Folded, fold_term, kind
+from filters.patterns import no_term
 from filters.registry import Resources
 from filters.types import Context, Finding, Piece, Progress, Scope, Span
 
@@ -284,8 +285,13 @@ def _read(name: object, path: tuple[str | int, ...], resources: Resources) -> li
         text = resources.read(name)
     except FilterConfigError as error:
         raise FilterConfigError(str(error), path) from error
-    lines = (line.strip() for line in text.splitlines())
-    terms = [line for line in lines if line and not line.startswith("#")]
+    terms = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if not line or line.startswith("#"):
+            continue
+        if wrong := _too_long(line, resources.cap):
+            raise FilterConfigError(f"{name}:{number}: {wrong}", path)
+        terms.append(line)
     if not terms:
         raise FilterConfigError(f"{name}: no terms in it", path)
     return terms
@@ -294,10 +300,14 @@ def _read(name: object, path: tuple[str | int, ...], resources: Resources) -> li
 def _checked(terms: object, path: tuple[str, ...], cap: int) -> list[str]:
     if not isinstance(terms, list) or (path[-1] != "allow" and not terms):
         raise FilterConfigError("expected a list of words or phrases", path)
-    most = min(LONGEST, cap // 2)
     for number, term in enumerate(terms):
-        if not isinstance(term, str) or not term.strip():
-            raise FilterConfigError(f"{term!r} is no word or phrase", (*path, number))
-        if len(fold_term(term)) > most or "\n" in fold_term(term):
-            raise FilterConfigError(f"a term has at most {most} characters", (*path, number))
+        if wrong := no_term(term) or _too_long(term, cap):
+            raise FilterConfigError(wrong, (*path, number))
     return terms
+
+
+def _too_long(term: str, cap: int) -> str | None:
+    most, folded = min(LONGEST, cap // 2), fold_term(term)
+    if "\n" in folded:  # as folding shows white space that is longer
+        return f"a term has at most 8 characters of white space in a row: {quoted(term)}"
+    return f"a term has at most {most} characters: {quoted(term)}" if len(folded) > most else None

@@ -250,9 +250,12 @@ def http_error(
 
 
 def _blocked(error: PromptBlocked, language: str) -> dict[str, Any]:
-    wanted = [tag.split(";")[0].strip().lower()[:2] for tag in language.split(",")]
-    known = next((tag for tag in wanted if tag in error.say), next(iter(error.say), None))
-    message = error.say[known] if known else "The prompt was blocked by this gateway's policy."
+    said = {tag.lower(): text for tag, text in error.say.items()}
+    tags = [tag.split(";")[0].strip().lower() for tag in language.split(",")]
+    # Each as it is, then without its region: of `fr-CA`, `fr`.
+    wanted = [known for tag in tags for known in (tag, tag.split("-")[0])]
+    first = next(iter(said.values()), "The prompt was blocked by this gateway's policy.")
+    message = next((said[tag] for tag in wanted if tag in said), first)
     return {
         "message": message,
         "param": "prompt",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import regex
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from policies.errors import PolicyInvalid, Problem
@@ -42,6 +43,8 @@ class Document:
             raise PolicyInvalid([Problem(source, line, column, message)]) from error
         except YAMLError as error:  # characters that YAML does not allow
             raise PolicyInvalid([Problem(source, 1, 1, str(error).splitlines()[0])]) from error
+        except RecursionError as error:
+            raise PolicyInvalid([Problem(source, *_too_deep(text), "too deep")]) from error
         self.data = None if node is None else self._value(node, ())
         if self._problems:
             raise PolicyInvalid(self._problems)
@@ -62,7 +65,14 @@ class Document:
             return self._mapping(node, path)
         if isinstance(node, SequenceNode):
             return [self._value(item, (*path, n)) for n, item in enumerate(node.value)]
-        return _scalar(node) if isinstance(node, ScalarNode) else None
+        return self._plain(node) if isinstance(node, ScalarNode) else None
+
+    def _plain(self, node: ScalarNode) -> object:
+        try:
+            return _scalar(node)
+        except ValueError:  # Python reads no numbers of more than some thousand digits
+            self._problems.append(Problem(self.source, *_mark(node), "too long a number"))
+            return None
 
     def _mapping(self, node: MappingNode, path: Path) -> dict[str, object]:
         values: dict[str, object] = {}
@@ -80,6 +90,16 @@ class Document:
 
 def _mark(node: Node) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _too_deep(text: str) -> tuple[int, int]:
+    """Where YAML that is too deep for `compose` gets too deep: reading events calls itself not."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _DEEPEST + 1:  # the document itself is a mapping
+            return event.start_mark.line + 1, event.start_mark.column + 1
+    return 1, 1
 
 
 def _scalar(node: ScalarNode) -> object:

@@ -93,7 +93,7 @@ def read_gates(
         if "only" not in options:
             continue
         try:
-            gates[name] = _gate(options["only"], filters, made)
+            gates[name] = _gate(name, options["only"], filters, made)
         except FilterConfigError as error:
             path = ("filters", name, "only", *error.path)
             problems.append(document.problem(path, str(error)))
@@ -106,7 +106,7 @@ def read_gates(
 
 
 def _gate(
-    asked: object, filters: Mapping[str, Mapping[str, Any]], made: Mapping[str, Filter]
+    gated: str, asked: object, filters: Mapping[str, Mapping[str, Any]], made: Mapping[str, Filter]
 ) -> Gate:
     if not isinstance(asked, Mapping):
         raise FilterConfigError("expected {filter: category, from: 0.3, to: 0.8}")
@@ -115,7 +115,9 @@ def _gate(
         raise FilterConfigError(f"one filter gates; found {', '.join(names) or 'none'}")
     (name,) = names
     if name not in filters:
-        raise FilterConfigError(f"no filter {name!r}; one of {', '.join(filters)}", (name,))
+        others = ", ".join(other for other in filters if other != gated)
+        close = f"; one of {others}" if others else ", and no other that could gate this one"
+        raise FilterConfigError(f"no filter {name!r}{close}", (name,))
     found = asked[name]
     categories = found if isinstance(found, list) else [found]
     if not categories or not all(isinstance(c, str) and c for c in categories):

@@ -51,7 +51,7 @@ class Source:
                 kind, value = _pack(value, seen, resources)
                 beside = Files(resources.files, LIBRARY / "packs", seen)
                 resources = replace(resources, read=beside.read)
-            bare, own = parted(value) if kind in BY_CATEGORY else (value, {})
+            bare, own = _parted(value) if kind in BY_CATEGORY else (value, {})
             self._shown = Shown(
                 bare,
                 own,
@@ -102,18 +102,32 @@ def _limits(options: Mapping[str, Any], spec: PolicySpec) -> tuple[OnError, int]
 def _kind(options: Mapping[str, Any], resources: Resources) -> str:
     asked = [key for key in options if key not in COMMON]
     known = [*kinds(resources), "pack"]
+    of_kinds = [key for key in asked if key in known]
+    if len(asked) > 1 and len(of_kinds) == 1:
+        word = next(key for key in asked if key not in known)
+        raise FilterConfigError(f"unknown key {word!r}{meant(word, list(COMMON))}", (word,))
     if len(asked) != 1:
-        raise FilterConfigError(
-            f"a filter has one kind ({', '.join(known)}); found {', '.join(asked)}"
-        )
+        found = ", ".join(asked) or "none"
+        raise FilterConfigError(f"a filter has one kind ({', '.join(known)}); found {found}")
     if asked[0] not in known:
         raise FilterConfigError(f"unknown kind {asked[0]!r}{meant(asked[0], known)}", (asked[0],))
     return asked[0]
 
 
+def _parted(entries: object) -> tuple[object, Any]:
+    """Entries by category, and the views of each."""
+    if isinstance(entries, Mapping) and "any" in entries:
+        raise FilterConfigError("`any` is no name: rules mean all categories by it", ("any",))
+    return parted(entries)
+
+
 def _pack(name: object, seen: Any, resources: Resources) -> tuple[str, object]:
     """A shipped filter by name: `library/packs/<name>.yaml`."""
     known = {path.stem: path for path in sorted((LIBRARY / "packs").glob("*.yaml"))}
+    if isinstance(name, list):
+        raise FilterConfigError(
+            "one pack is one filter: give each a name of its own, `a: {pack: …}` and `b: {pack: …}`"
+        )
     path = known.get(str(name))
     if path is None:
         raise FilterConfigError(f"no pack {name!r}{meant(str(name), list(known))}")

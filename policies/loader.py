@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from filters.errors import FilterConfigError
+from filters.calibration import parse_tables
+from filters.errors import FilterConfigError, no_text, quoted
 from filters.registry import Resources
 from filters.types import Stage
 from policies import links as named
@@ -32,6 +33,15 @@ PROBED = (
     "a probe reads the model as it writes: it serves rules of output that redact, revise or block, "
     "hold the text, and are enforced"
 )
+EMPTY = "the file is empty; a policy begins with `policy: NAME`"
+#: Keys of rules of input and tools, and why rules of output have none.
+IDLE = {
+    "say": "`say` is told where a prompt is blocked; an answer just ends there",
+    "roles": "`roles` choose messages of a prompt; an answer is always the assistant's",
+}
+#: Words of `when`; a filter of that name could not be asked.
+WORDS = ("at", "except")
+UNNAMED = "`at` and `except` are words of `when`: name this filter otherwise"
 #: Beside `POLICY.yaml`, `POLICY` and this: what a judge's probabilities are worth.
 TABLES = ".calibration.json"
 
@@ -60,9 +70,9 @@ def load(where: str | Path, resources: Resources | None = None) -> Loaded:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        names = ", ".join(library())
-        message = f"{reason}; shipped policies are {names}"
+        message = getattr(error, "strerror", None) or "not UTF-8"
+        if isinstance(error, FileNotFoundError):
+            message += f"; shipped policies are {', '.join(library())}"
         raise PolicyInvalid([Problem(str(where), 1, 1, message)]) from error
     return parse(text, str(path), resources, path.parent)
 
@@ -80,19 +90,28 @@ def parse(
     problems: list[Problem] = []
     digest = sha256(text.encode())
     files = Files(resources.files, folder, digest.update)
-    tables = partial(files.read_if_there, f"{Path(source).stem}{TABLES}")
+    beside = f"{Path(source).stem}{TABLES}"
+    tables = partial(_tables, files, beside)
     resources = replace(resources, cap=spec.hold.characters, read=files.read, tables=tables)
     sources: dict[str, Source] = {}
     for name, options in spec.filters.items():
         try:
             sources[name] = Source(name, options, spec, resources, digest.update)
         except FilterConfigError as error:
-            problems.append(document.problem(("filters", name, *error.path), str(error)))
+            problem = document.problem(("filters", name, *error.path), str(error))
+            # Each critique reads the tables; what is wrong with them is said once.
+            of_tables = problem.message.startswith(f"{beside}: ")
+            if not of_tables or all(p.message != problem.message for p in problems):
+                problems.append(problem)
     links = {name: source.link for name, source in sources.items()}
     made = {name: link.filter for name, link in links.items()}
     gates, found = read_gates(spec.filters, document, made)
     problems += found
+    problems += [
+        document.problem(("filters", name), UNNAMED) for name in WORDS if name in spec.filters
+    ]
     problems += _rule_problems(spec, document, links)
+    problems += _idle_problems(spec, document)
     asked, more = _asked(spec, document, sources)
     problems += more
     problems += _operator_problems(spec, document, resources)
@@ -107,7 +126,20 @@ def parse(
     return Loaded(replace(policy, files=tuple(files.used)), spec, document, warnings)
 
 
+def _tables(files: Files, name: str) -> str | None:
+    """The text of the calibration tables beside the policy. Raises FilterConfigError, naming it."""
+    text = files.read_if_there(name)
+    try:
+        if text is not None:
+            parse_tables(text)
+    except FilterConfigError as error:
+        raise FilterConfigError(f"{name}: {error}") from error
+    return text
+
+
 def _spec(document: Document) -> PolicySpec:
+    if document.data is None:
+        raise PolicyInvalid([document.problem((), EMPTY)])
     try:
         return PolicySpec.model_validate(document.data)
     except ValidationError as error:
@@ -130,7 +162,39 @@ def _explained(error: Any) -> tuple[tuple[str | int, ...], str]:
             return path, f"{error['input']!r}: names are lower-case letters, digits, - _ and ."
         case "model_type":
             return path, "expected a mapping"
-    return path, str(error["msg"]).removeprefix("Value error, ")
+        case "dict_type":
+            return path, _mapping_at(path)
+        case "value_error":
+            inner = error["ctx"]["error"]
+            return (*path, *getattr(inner, "path", ())), str(inner)
+    return path, _value_told(error, path)
+
+
+def _mapping_at(path: tuple[str | int, ...]) -> str:
+    if path[0] == "filters":
+        return "expected {kind: options}" if path[1:] else "expected {name: {kind: options}}"
+    return f"`{path[-1]}` takes text, or language → text"
+
+
+def _value_told(error: Any, path: tuple[str | int, ...]) -> str:
+    """A sentence for a value that is not what its key takes."""
+    key, given, more = path[-1], error["input"], error.get("ctx", {})
+    if path[-2:-1] == ("steer",):  # a note in one language
+        key = "steer"
+    match error["type"]:
+        case "string_type":
+            return no_text(given) or "expected text"
+        case "string_too_short":
+            return f"`{key}` is empty"
+        case "string_too_long":
+            return f"`{key}` has at most {more['max_length']} characters"
+        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
+            return f"`{key}` is a whole number, not {quoted(given)}"
+        case "greater_than_equal":
+            return f"`{key}` is at least {more['ge']}, not {quoted(given)}"
+        case "less_than_equal":
+            return f"`{key}` is at most {more['le']}, not {quoted(given)}"
+    return str(error["msg"])
 
 
 def _keys_at(path: tuple[str | int, ...]) -> list[str]:
@@ -175,6 +239,20 @@ def _rule_problems(
                 acts = rule.do not in {"allow", "flag"} and rule.release == "hold"
                 if part != "output" or not acts or spec.mode != "enforce":
                     yield document.problem((*path, "when", name), PROBED)
+
+
+def _idle_problems(spec: PolicySpec, document: Document) -> Iterator[Problem]:
+    """Keys that would do nothing, or switch their rule off, where they stand."""
+    for part, number, rule in _rules(spec):
+        if part == "output":
+            for key, why in IDLE.items():
+                if key in rule.model_fields_set:
+                    yield document.problem((part, number, key), why)
+        if part == "tools" and rule.roles and not {"assistant", "tool"} & {*rule.roles}:
+            yield document.problem(
+                (part, number, "roles"),
+                "rules of tools read calls (`assistant`) and results (`tool`), and no other role",
+            )
 
 
 def _asked(

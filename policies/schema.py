@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
+import regex
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -17,6 +18,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from filters.errors import no_text, quoted
 from filters.views import GROUPS, VIEWS
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
@@ -35,8 +37,24 @@ _TEXT: dict[str, object] = {"type": "string"}
 _TEXTS = _one_or_many(_TEXT)
 _ROLE: dict[str, object] = {"enum": list(get_args(Role))}
 _VIEW: dict[str, object] = {"enum": [*VIEWS, *GROUPS]}
-_SAY: dict[str, object] = {"anyOf": [_TEXT, {"type": "object", "additionalProperties": _TEXT}]}
+#: A language, perhaps of a region: en, gsw, pt-BR.
+_LANGUAGE = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"
+_BY_LANGUAGE = {
+    "type": "object",
+    "propertyNames": {"pattern": _LANGUAGE},
+    "additionalProperties": _TEXT,
+    "minProperties": 1,
+}
+_SAY: dict[str, object] = {"anyOf": [_TEXT, _BY_LANGUAGE]}
 Texts = Annotated[tuple[str, ...], WithJsonSchema(_TEXTS)]
+
+
+class Misplaced(ValueError):
+    """What is wrong with a part of a value: `path` leads there from the value's place."""
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class _Strict(BaseModel):
@@ -76,9 +94,12 @@ class When(_Strict):
             raise ValueError(f"`{asked[0]}: …` takes a category, a list of them, or `any`")
         flat = {"filter": asked[0], "categories": () if "any" in categories else tuple(categories)}
         if "at" in value:
-            flat["at"] = value["at"]
+            flat["at"] = _score(value["at"])
         if "except" in value:
-            flat["but"] = _texts(value["except"], "except")
+            try:
+                flat["but"] = _texts(value["except"], "except", free=True)
+            except Misplaced as error:
+                raise Misplaced(str(error), "except", *error.path) from error
         return flat
 
     @classmethod
@@ -107,8 +128,14 @@ class Examples(_Strict):
 
     @field_validator("hit", "pass_", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else _texts(value, "examples")
+    def _listed(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, dict) or info.field_name == "pass_":
+            return _texts(value, str(info.field_name).rstrip("_"), free=True)
+        for text, released in value.items():
+            if not isinstance(released, str):
+                wrong = "`hit` takes texts, or text → text as released"
+                raise Misplaced(no_text(released) or wrong, text)
+        return value
 
 
 class With(_Strict):
@@ -183,7 +210,15 @@ class RuleSpec(_Strict):
     @field_validator("say", "steer", mode="before")
     @classmethod
     def _one_language(cls, value: Any) -> Any:
-        return {"en": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"en": value}
+        if value == {}:
+            raise ValueError("in no language; leave it out, or give text, or language → text")
+        for language in value if isinstance(value, dict) else ():
+            if not regex.match(_LANGUAGE, str(language)):
+                wrong = f"{quoted(language)} is no language: write a code, as en, fr or pt-BR"
+                raise Misplaced(wrong, language)
+        return value
 
 
 class PolicySpec(_Strict):
@@ -211,8 +246,20 @@ class PolicySpec(_Strict):
         return tuple(value)
 
 
-def _texts(value: Any, what: str) -> tuple[str, ...]:
-    texts = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"`{what}` takes text or a list of texts")
+def _texts(value: Any, what: str, *, free: bool = False) -> tuple[str, ...]:
+    """free: any text will do, a number in quotes as well."""
+    listed = isinstance(value, list | tuple)
+    texts = value if listed else [value]
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            wrong = f"`{what}` takes text or a list of texts"
+            wrong = (no_text(text) if free else None) or wrong
+            raise Misplaced(wrong, *((number,) if listed else ()))
     return tuple(texts)
+
+
+def _score(value: Any) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1:
+        raise Misplaced(f"`at` is a number from 0 to 1, not {quoted(value)}", "at")
+    return float(value)

@@ -15,9 +15,10 @@ import pytest
 from filters.registry import Resources
 from filters.validators import VALIDATORS
 from gateway.cli import main
+from gateway.resources import make_resources
 from gateway.settings import Settings, read_settings
 from policies.examples import run_examples
-from policies.loader import parse
+from policies.loader import load, parse
 from policies.schema import Hold, PolicySpec, RuleSpec
 from tests.support.docs import DOCS, TABLES, written
 
@@ -156,7 +157,7 @@ def test_every_key_of_a_policy_is_explained() -> None:
 
 
 class Toxicity:
-    """A classifier with the category that the page's settings give it."""
+    """In the place of the one that ships: what pages show is how a policy is written."""
 
     categories = ("toxicity",)
 
@@ -175,7 +176,7 @@ async def test_policies_load_and_their_examples_hold(page: Path, text: str, tmp_
     code = tmp_path / "filters_of_the_page.py"
     code.write_text("\n".join(blocks(page, "python")), encoding="utf-8")
     resources = Resources(
-        classifiers={"toxicity": Toxicity()},
+        classifiers={"builtin": Toxicity()},
         judge=True,
         rewind=True,
         kinds={"shouting": f"{code}:Shouting"},
@@ -184,6 +185,20 @@ async def test_policies_load_and_their_examples_hold(page: Path, text: str, tmp_
     outcomes = [outcome async for outcome in run_examples(loaded, cuts=25)]
     assert outcomes
     assert [outcome.problem for outcome in outcomes if outcome.problem] == []
+
+
+def test_the_first_policy_of_the_page_loads_as_it_stands(tmp_path: Path) -> None:
+    """Copied literally, with no settings: as `gardefou policy lint` loads it."""
+    file = tmp_path / "support-fr.yaml"
+    file.write_text(blocks(DOCS / "writing-a-policy.md", "yaml")[0], encoding="utf-8")
+    assert load(file, make_resources(Settings(), judge=True)).policy.name == "support-fr"
+
+
+async def test_the_page_s_filter_policy_fits_the_example() -> None:
+    (text,) = blocks(DOCS / "writing-a-filter.md", "yaml")
+    kinds = {"shouting": f"{ROOT / 'examples' / 'shouting_filter.py'}:Shouting"}
+    outcomes = run_examples(parse(text, "loud", Resources(kinds=kinds)), cuts=25)
+    assert [o.problem async for o in outcomes if o.problem] == []
 
 
 def test_settings_files_load(tmp_path: Path) -> None:

@@ -170,5 +170,5 @@ class TestExample(FilterContract):
         assert spec.loader is not None
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
-        made: Filter = module.Shouting("s", 4)
+        made: Filter = module.Shouting("s", {"least": 4})
         return made

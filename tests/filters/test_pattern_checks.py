@@ -43,6 +43,7 @@ from policies.loader import LIBRARY
         (r"^\s+x", "begins with an unbounded repeat", "left boundary"),
         ("(?s)foo.*bar", "can begin again", ".{0,200}"),
         (r"https?://\S+", "can begin again", "bound the repeat"),
+        ("foo.{0,10000}bar", "can begin again", "a bound of more than 4,096 counts as none"),
         ("x(?=.*y)", "without a bounded width", ".{0,64}"),
         ("(?<!a+)x", "without a bounded width", ".{0,64}"),
         ("(?<=a{1,2000})x", "wider than 1024", "bound it"),
@@ -70,6 +71,8 @@ def test_bad_patterns_are_refused_with_the_reason_and_a_mend(
         r"\bkey\s*=\s*\w+",
         "ab+",
         "foo.{0,3}bar",
+        "foo.{0,4096}bar",
+        "(" * 50 + "a" + ")" * 50,
         "x(?:ab|ac|ad)+y",
         "x(?:a,)*b",
         "x(?:a|b?)*z",
@@ -85,6 +88,20 @@ def test_bad_patterns_are_refused_with_the_reason_and_a_mend(
 )
 def test_good_patterns_are_not(pattern: str) -> None:
     compile_rule("x", pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("(" * 2000 + "a" + ")" * 2000, "too deep a pattern"),
+        ("(?:(?:x{1000}){1000}){1000}", "too large a pattern"),
+        (f"x{{0,{'9' * 5000}}}", "not a regular expression"),
+    ],
+)
+def test_what_would_break_the_compiler_is_refused(pattern: str, reason: str) -> None:
+    with pytest.raises(FilterConfigError, match=reason) as caught:
+        compile_rule("x", pattern)
+    assert len(str(caught.value)) < 300
 
 
 def test_all_shipped_patterns_pass() -> None:

@@ -248,6 +248,9 @@ async def test_lists_may_be_named_by_the_settings(policy_file: Path) -> None:
     assert (await screened(policy, "output", "bad")).text == "[BAD]"
 
 
+LONG = f"a term has at most 256 characters: '{'x' * 60}…'"
+
+
 @pytest.mark.parametrize(
     ("change", "place", "words"),
     [
@@ -257,11 +260,15 @@ async def test_lists_may_be_named_by_the_settings(policy_file: Path) -> None:
         (("lists/bad.txt", "lists/out.txt"), "5:13", "the link leads out"),
         (("lists/bad.txt", "lists/empty.txt"), "5:13", "no terms in it"),
         (("lists/bad.txt", "lists/latin.txt"), "5:13", "not UTF-8"),
+        (("lists/bad.txt", "lists/long.txt"), "5:13", f"lists/long.txt:3: {LONG}"),
+        (("[bad hair day]", "{file: lists/long.txt}"), "5:42", f"lists/long.txt:3: {LONG}"),
         (("allow:", "alow:"), "5:34", "unknown key 'alow'"),
         (("{file: lists/bad.txt, ", "{"), "5:7", "either `terms` or `file`"),
         (("[dreadful]", "[a, ' ']"), "6:18", "no word or phrase"),
         (("[dreadful]", "[]"), "6:7", "list of words"),
-        (("[dreadful]", f"[{'x' * 300}]"), "6:15", "at most 256"),
+        (("[dreadful]", f"[{'x' * 300}]"), "6:15", LONG),
+        (("[dreadful]", "[a, 2024]"), "6:18", "2024 is no word or phrase; write it in quotes"),
+        (("[dreadful]", f"['a{' ' * 9}b']"), "6:15", "at most 8 characters of white space"),
     ],
 )
 def test_bad_lists_say_where(
@@ -269,6 +276,7 @@ def test_bad_lists_say_where(
 ) -> None:
     lists = policy_file.parent / "lists"
     (lists / "empty.txt").write_text("# nothing\n", encoding="utf-8")
+    (lists / "long.txt").write_text(f"# long\na\n{'x' * 300}\n", encoding="utf-8")
     (lists / "latin.txt").write_bytes("é".encode("latin-1"))
     outside = policy_file.parent.parent / f"{policy_file.parent.name}-outside.txt"
     outside.write_text("x\n", encoding="utf-8")

@@ -11,10 +11,12 @@ import openai
 import pytest
 from redis.asyncio import Redis
 
+from gateway.errors import PromptBlocked, http_error
 from model_runner.errors import EngineFailed, Overloaded
 from model_runner.script import Pause, pieces, replay, tool_call
 from model_runner.scripted import ScriptedRunner
 from model_runner.types import REASONING, REFUSAL, Delta
+from policies.types import Action, Verdict
 from tests.support.gateway import ask, leave_midway, serving
 
 EMAIL = "jean.dupont@example.org"
@@ -124,6 +126,23 @@ async def test_a_blocked_prompt_is_400_and_the_model_is_not_called(redis: Redis)
         )
         assert status == 400
         assert answer["error"]["message"].startswith("Cette demande")
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("pt-br", "não pode"),
+        ("pt-PT, gsw;q=0.5", "nei"),
+        ("de, fr-CA", "non"),
+        ("de", "não pode"),
+        ("*", "não pode"),
+    ],
+)
+def test_what_a_rule_says_is_picked_by_language(language: str, said: str) -> None:
+    say = {"pt-BR": "não pode", "gsw": "nei", "fr": "non"}
+    blocked = PromptBlocked(("prompt",), Verdict(Action.BLOCK, ""), say)
+    _, body, _ = http_error(blocked, language)
+    assert body["error"]["message"] == said
 
 
 async def test_the_model_reads_the_redacted_prompt(redis: Redis) -> None:

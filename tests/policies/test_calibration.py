@@ -94,9 +94,18 @@ def test_what_blocks_uncalibrated_is_warned_of(
 
 
 def test_bad_tables_refuse_the_policy(tmp_path: Path) -> None:
-    (tmp_path / "p.calibration.json").write_text('{"format": 7}')
+    beside = tmp_path / "p.calibration.json"
+    beside.write_text('{"format": 7}')
     with pytest.raises(PolicyInvalid, match=r"p.yaml:3:.*calibration tables: format: "):
         load(save(tmp_path), resources())
+    beside.write_text("{")
+    file = save(tmp_path)
+    file.write_text(file.read_text().replace("filters:", "filters:\n  two: {critique: Is it so?}"))
+    with pytest.raises(PolicyInvalid) as caught:
+        load(file, resources())
+    (problem,) = caught.value.problems  # said once, though both critiques read it
+    assert (problem.line, problem.column) == (3, 9)
+    assert problem.message.startswith("p.calibration.json: calibration tables: Invalid JSON")
 
 
 PROBED = """\

@@ -184,7 +184,7 @@ def test_a_policy_names_gates() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("cheap: foo,", "chep: foo,"), "p.yaml:4:36: no filter 'chep'; one of cheap, dear"),
+        (("cheap: foo,", "chep: foo,"), "p.yaml:4:36: no filter 'chep'; one of cheap"),
         (("cheap: foo,", "cheap: fo,"), "p.yaml:4:36: cheap has no category 'fo'"),
         (("cheap: foo,", "cheap: 3,"), "p.yaml:4:36: `cheap: …` takes a category"),
         (("cheap: foo,", "dear: bar,"), "p.yaml:4:29: filters gate each other: dear, dear"),
@@ -204,6 +204,15 @@ def test_gates_that_cannot_be_are_refused(change: tuple[str, str], expected: str
     with pytest.raises(PolicyInvalid) as caught:
         parse(GATED.replace(*change, 1), "p.yaml")
     assert str(caught.value.problems[0]).startswith(expected)
+
+
+def test_a_filter_alone_is_not_proposed_as_its_own_gate() -> None:
+    alone = GATED.replace("  cheap: {regex: {foo: foo}}\n", "")
+    with pytest.raises(PolicyInvalid) as caught:
+        parse(alone, "p.yaml")
+    assert str(caught.value) == (
+        "p.yaml:3:36: no filter 'cheap', and no other that could gate this one"
+    )
 
 
 def test_a_filter_is_told_the_lowest_score_that_anything_is_done_about() -> None:

@@ -30,7 +30,7 @@ output:
   - id: bad
     when: {words: bad, at: 0.7}
     do: block
-    say: No.
+    release: hold
 tools:
   - {id: own-x, when: {own: x}, do: flag}
 """
@@ -69,7 +69,42 @@ async def test_a_policy_means_what_it_says() -> None:
             "p.yaml:2:1: unknown key 'polcy'; did you mean `policy`?",
         ),
         (("do: flag", "do: flaag"), "p.yaml:15:33: 'flaag' is none of"),
-        (("at: 0.7", "at: 7"), "p.yaml:11:24: "),
+        (("at: 0.7", "at: 60"), "p.yaml:11:24: `at` is a number from 0 to 1, not 60"),
+        (("at: 0.7", 'at: "0,6"'), "p.yaml:11:24: `at` is a number from 0 to 1, not '0,6'"),
+        (("at: 0.7", "at: 50%"), "p.yaml:11:24: `at` is a number from 0 to 1, not '50%'"),
+        (("at: 0.7", "at: true"), "p.yaml:11:24: `at` is a number from 0 to 1, not true"),
+        (("release: hold", "examples: {hit: [a, 12]}"), "p.yaml:13:25: 12 is a number; write it"),
+        (("release: hold", "examples: {hit: {a: 1}}"), "p.yaml:13:22: 1 is a number; write it"),
+        (
+            ("release: hold", "examples: {pass: {a: b}}"),
+            "p.yaml:13:16: `pass` takes text or a list",
+        ),
+        (
+            ("release: hold", "examples: {pass: [yes, true]}"),
+            "p.yaml:13:28: true is no text; write",
+        ),
+        (('["*@Example.FR"]', "[x, 3]"), "p.yaml:8:45: 3 is a number; write it in quotes"),
+        (("release: hold", "say: No."), "p.yaml:13:5: `say` is told where a prompt is blocked"),
+        (("release: hold", "roles: [user]"), "p.yaml:13:5: `roles` choose messages of a prompt"),
+        (("do: flag}", "do: flag, roles: user}"), "p.yaml:15:43: rules of tools read calls"),
+        (("do: flag}", "do: flag, say: {}}"), "p.yaml:15:43: in no language; leave it out"),
+        (("do: flag}", "do: flag, say: {en: 1}}"), "p.yaml:15:49: 1 is a number; write it in"),
+        (("do: flag}", "do: flag, say: 1}"), "p.yaml:15:43: `say` takes text, or language"),
+        (
+            ("do: flag}", "do: flag, say: {english: hello}}"),
+            "p.yaml:15:49: 'english' is no language: write a code, as en, fr or pt-BR",
+        ),
+        (("{regex: {x: 'abc', y: [d, e]}}", "regex"), "p.yaml:5:3: expected {kind: options}"),
+        (("x: 'abc', y", "x: 'abc', any: d, y"), "p.yaml:5:27: `any` is no name"),
+        (("pii: {pack", "except: {regex: {x: a}}\n  pii: {pack"), "p.yaml:3:3: `at` and `except`"),
+        (("policy: test", "policy: test\nhold: {ms: a}"), "p.yaml:2:8: `ms` is a whole number"),
+        (("pii: {pack", "at: {regex: {x: a}}\n  pii: {pack"), "p.yaml:3:3: `at` and `except` are"),
+        (("ms: 50", "view: [plain]"), "p.yaml:4:30: unknown key 'view'; did you mean `views`?"),
+        (("personal-data}", "[a, b]}"), "p.yaml:3:9: one pack is one filter: give each a name"),
+        (("'abc'", f"'({'a' * 100}'"), "p.yaml:5:17: not a regular expression: missing ) at"),
+        (("'abc'", "'" + "(" * 2000 + "x" + ")" * 2000 + "'"), "p.yaml:5:17: too deep a pattern"),
+        (("'abc'", "'(?:(?:x{1000}){1000}){1000}'"), "p.yaml:5:17: too large a pattern"),
+        (("'abc'", "'" + "a" * 100 + "*.*.*'"), "p.yaml:5:17: two unbounded"),
         (("own: x}", "onw: x}"), "p.yaml:15:24: no filter 'onw'; did you mean `own`?"),
         (("own: x}", "own: z}"), "p.yaml:15:24: own has no category 'z'; one of x, y"),
         (("'abc'", "'(abc'"), "p.yaml:5:17: not a regular expression"),
@@ -82,9 +117,11 @@ async def test_a_policy_means_what_it_says() -> None:
         (("do: redact", "do: revise"), "p.yaml:9:5: `revise` needs an engine"),
         (("{words: bad, at", "{words: bad, own: x, at"), "p.yaml:11:5: one rule asks one filter"),
         (("words: bad", "words: 3"), "p.yaml:11:5: `words: …` takes a category"),
-        (("    say: No.", "    do: flag"), "p.yaml:13:5: 'do' stands twice"),
+        (("    release: hold", "    do: flag"), "p.yaml:13:5: 'do' stands twice"),
         (("  - id: contact", "  - id: [contact"), "p.yaml:8:9: "),
         (("policy: test", "policy: test\nx: &x [*x]"), "p.yaml:2:4: too large or too deep"),
+        (("policy: test", f"policy: test\na: {'[' * 500}{']' * 500}"), "p.yaml:2:36: too deep"),
+        (("policy: test", f"policy: test\nx: {'1' * 5000}"), "p.yaml:2:4: too long a number"),
         (("on_error: allow", "on_error: yes"), "p.yaml:4:38: 'yes' is none of"),
     ],
 )
@@ -104,9 +141,21 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PolicyInvalid, match="No such file.*default, patterns, strict"):
         load(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes("policy: é".encode("latin-1"))
-    with pytest.raises(PolicyInvalid, match="not UTF-8"):
-        load(tmp_path / "latin.yaml")
-    assert problems("") == ["p.yaml:1:1: expected a mapping"]
+    for path, message in ((tmp_path / "latin.yaml", "not UTF-8"), (tmp_path, "Is a directory")):
+        with pytest.raises(PolicyInvalid) as caught:
+            load(path)
+        assert str(caught.value) == f"{path}:1:1: {message}"
+    for text in ("", "# nothing yet\n"):
+        assert problems(text) == [
+            "p.yaml:1:1: the file is empty; a policy begins with `policy: NAME`"
+        ]
+    assert problems("policy: a\nfilters: [a]") == ["p.yaml:2:1: expected {name: {kind: options}}"]
+
+
+def test_of_a_long_pattern_the_beginning_is_quoted() -> None:
+    (found,) = problems(GOOD.replace("'abc'", "'x*|" + "|".join(["word"] * 20_000) + "'"))
+    assert len(found) < 200
+    assert "'x*|word|word" in found
 
 
 @given(
@@ -224,7 +273,7 @@ def test_a_rule_that_revises() -> None:
             True,
         ),
         (("do: revise", "do: block"), "p.yaml:9:5: `steer` goes with `do: revise`", True),
-        (("tries: 3", "tries: 9"), "p.yaml:11:5: Input should be less than", True),
+        (("tries: 3", "tries: 9"), "p.yaml:11:5: `tries` is at most 8, not 9", True),
         (("then: redact", "then: allow"), "p.yaml:12:5: 'allow' is none of", True),
         (("then: redact", "then: block"), "p.yaml:13:5: `with` goes with `do: redact`", True),
         (("place: assistant", "place: system"), "p.yaml:10:5: 'system' is none of", True),
