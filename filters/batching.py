@@ -9,6 +9,7 @@ serving: Crankshaw et al. 2017, Clipper, section 4.3).
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ class Worker(Generic[Row]):
 
     compute: blocks; a row for each text. settle: a row as it is handed out, or None to compute its
         text again alone; called with whether it was.
-    size: texts of a batch at most. linger: seconds that the oldest waits for company at most.
+    size: texts of a batch at most. characters: of a batch at most, but for its first text.
+    linger: seconds that the oldest waits for company at most.
     queue: texts that may wait; more are refused with FilterOverloaded, and the policy's `on_error`
         decides. See `Party` for how many one request has there, however long its texts.
     """
@@ -96,6 +98,7 @@ class Worker(Generic[Row]):
         settle: Callable[[Row, bool], Row | None],
         *,
         size: int = 32,
+        characters: int | None = None,
         linger: float = 0.002,
         queue: int = 1024,
         observer: Observer | None = None,
@@ -104,6 +107,7 @@ class Worker(Generic[Row]):
         self._compute = compute
         self._settle = settle
         self._size = size
+        self._characters = characters or sys.maxsize
         self._linger = linger
         self._most = queue
         self._observer = observer or Silent()
@@ -186,9 +190,14 @@ class Worker(Generic[Row]):
                     break
                 self._changed.wait(left_to_linger)
             taken: list[_Job[Row]] = []
+            room = self._characters
             while self._jobs and len(taken) < self._size:
-                party, jobs = self._jobs.popitem(last=False)
+                party, jobs = next(iter(self._jobs.items()))
+                room -= len(jobs[0].text)
+                if taken and room < 0:
+                    break
                 taken.append(jobs.popleft())
+                del self._jobs[party]
                 if jobs:
                     self._jobs[party] = jobs  # behind all others
             self._depth -= len(taken)
@@ -228,6 +237,8 @@ class Worker(Generic[Row]):
 class Batcher:
     """A `Scorer` of a model that blocks; options as of `Worker`.
 
+    characters: a batch's at most. Where company saves nothing, as on a CPU, a short batch is soon
+        done, and who comes next waits for less.
     noise: by how much company may change a score. Scores are rounded to multiples of GRID; where
         the noise could tip one over to the next multiple, the text is scored again alone. So a
         score is a function of its text alone, to the last digit.
@@ -239,6 +250,7 @@ class Batcher:
         *,
         noise: float = 5e-7,
         size: int = 32,
+        characters: int | None = None,
         linger: float = 0.002,
         queue: int = 1024,
         observer: Observer | None = None,
@@ -252,6 +264,7 @@ class Batcher:
             model.compute,
             settle,
             size=size,
+            characters=characters,
             linger=linger,
             queue=queue,
             observer=observer,

@@ -18,7 +18,8 @@ from filters.windows import Windows, ends_sentence
 @cache
 def built_in() -> Scorer:
     """The classifier that ships, one for the process."""
-    return Batcher(BuiltinModel(), noise=0.0, name=BUILT_IN)
+    model = BuiltinModel()
+    return Batcher(model, noise=0.0, characters=model.characters, name=BUILT_IN)
 
 
 class ClassifierFilter:

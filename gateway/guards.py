@@ -32,7 +32,9 @@ def make_classifiers(settings: Settings, metrics: Metrics | None) -> Mapping[str
     for name, one in (ships | settings.classifiers).items():
         options = batch_options(settings, name, metrics)
         if _ours(one):
-            classifiers[name] = Batcher(_trained(name, one, settings), noise=0.0, **options)
+            model = _trained(name, one, settings)
+            options["characters"] = model.characters
+            classifiers[name] = Batcher(model, noise=0.0, **options)
         else:
             classifiers[name] = Batcher(_transformer(name, one), **options)
     return classifiers
@@ -46,7 +48,7 @@ def _ours(one: ClassifierSettings) -> bool:
         raise FilterConfigError(f"classifier {one.model!r}: {error}") from error
 
 
-def _trained(name: str, one: ClassifierSettings, settings: Settings) -> TextModel:
+def _trained(name: str, one: ClassifierSettings, settings: Settings) -> BuiltinModel:
     if others := sorted(one.model_fields_set - {"model"}):
         raise FilterConfigError(
             f"classifier {name!r}: what `gardefou train classifier` wrote has labels of its own;"

@@ -245,6 +245,19 @@ async def test_one_request_does_not_fill_the_queue() -> None:
     assert sum(map(len, model.batches)) == 90 * 9 + 1
 
 
+async def test_a_batch_of_long_texts_is_short() -> None:
+    model = Noisy()
+    model.gate.clear()
+    batcher = Batcher(model, noise=0.0, size=8, characters=100, linger=0.0)
+    texts = ["x" * 40] * 5 + ["y" * 300] + ["z" * 10] * 9
+    asked = asyncio.create_task(batcher.score(texts))
+    await asyncio.to_thread(model.entered.wait, 60)
+    model.gate.set()
+    await asked
+    batcher.close()
+    assert [len(batch) for batch in model.batches] == [2, 2, 1, 1, 2, 7]
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30),
     st.integers(1, 8),
