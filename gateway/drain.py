@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ShuttingDown
 from gateway.metrics import Metrics
+from gateway.receiving import Connection
 from model_runner.types import ModelRunner
 
 log = logging.getLogger("gardefou")
@@ -24,6 +25,8 @@ log = logging.getLogger("gardefou")
 LOST = 5.0
 #: Seconds for connections to close behind the drain, and for those cut to give back what they hold.
 CLOSING = 2
+#: Uvicorn's ticks, ten in a second, between two looks at what has not arrived.
+TICKS = 5
 #: Seconds between two looks at the engine's health.
 LOOK = 0.5
 
@@ -86,18 +89,30 @@ class Counted:
 
 
 class DrainingServer(uvicorn.Server):
-    """Uvicorn, but it goes on answering while it drains.
+    """Uvicorn, but it goes on answering while it drains, and waits for no request for ever.
 
     Its own way closes the door at once, and raises the signal again when it is done, which would
     end the process before anything behind it is closed.
+
+    seconds: that running answers get. receive: those that requests get to arrive.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain: Drain, seconds: float, receive: float
+    ) -> None:
         super().__init__(config)
         self._drain = drain
         self._seconds = seconds
+        self._receive = receive
         self._loop = asyncio.get_running_loop()
         self._stopping: asyncio.Task[None] | None = None
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS == 0:
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(self._receive)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         # Between two instructions of whatever runs: nothing but this is safe here.

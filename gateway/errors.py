@@ -14,6 +14,7 @@ GatewayError
 ├── UnknownDetector         the detector asked for is no policy or filter of the caller's
 ├── DetectorFailed          a filter failed, so that nothing can be said of a text
 ├── InvalidBody             the request's body is not what the endpoint takes; names the field
+├── RequestLate             the request did not arrive in time
 ├── PromptBlocked           the policy blocked the prompt
 ├── ClientGone              the client went away before the answer
 ├── ShuttingDown            the gateway is going down and takes nothing new
@@ -129,6 +130,10 @@ class InvalidBody(GatewayError):
         self.param = param
 
 
+class RequestLate(GatewayError):
+    """The request, or a part of its body, did not arrive in time."""
+
+
 class PromptBlocked(GatewayError):
     """The policy blocked the prompt. `path`: the text at fault; `say`: what to say, by language."""
 
@@ -177,6 +182,7 @@ INVALID, SERVER = "invalid_request_error", "server_error"
 TABLE: Sequence[tuple[type[Exception], Answer]] = (
     (PromptBlocked, Answer(400, INVALID, "content_filter")),
     (InvalidBody, Answer(400, INVALID)),
+    (RequestLate, Answer(408, INVALID, "request_timeout")),
     (UnknownModel, Answer(404, INVALID, "model_not_found")),
     (UnknownDetector, Answer(404, INVALID, "detector_not_found")),
     (DetectorFailed, Answer(503, SERVER, "detector_failed")),
@@ -236,6 +242,8 @@ def http_error(
     elif isinstance(error, LimitExceeded):
         headers |= error.headers
         body["type"] = error.kind
+    elif isinstance(error, RequestLate):
+        headers["connection"] = "close"  # what still comes of it is no request
     elif isinstance(error, runner.Overloaded):
         headers |= retry_headers(error.retry_after)
     elif answer.status == 503:

@@ -26,6 +26,7 @@ from gateway.keys import KeyStore
 from gateway.limits.limiter import Limiter
 from gateway.metrics import Metrics
 from gateway.policy_store import PolicyStore
+from gateway.receiving import Connection, InTime
 from gateway.redis_connection import RedisEndpoint
 from gateway.resources import judge_model, make_resources
 from gateway.settings import Settings
@@ -133,22 +134,35 @@ async def serve(settings: Settings, redis: RedisEndpoint, say: Say, *, check: bo
         gc.freeze()
         sock.listen()  # who reads the address may connect at once
         _greet(sock, runner.info.id, keyless, say)
-        await serve_app(app, sock, runner, drain, settings.drain_seconds)
+        await serve_app(
+            app, sock, runner, drain, settings.drain_seconds, receive=settings.receive_seconds
+        )
 
 
 async def serve_app(
-    app: ASGIApp, sock: socket.socket, runner: ModelRunner, drain: Drain, seconds: float
+    app: ASGIApp,
+    sock: socket.socket,
+    runner: ModelRunner,
+    drain: Drain,
+    seconds: float,
+    *,
+    receive: float,
 ) -> None:
-    """Until a signal comes, and what runs has ended. Raises EngineLost."""
+    """Until a signal comes, and what runs has ended, `seconds` later at most. Raises EngineLost.
+
+    receive: see `gateway.receiving`.
+    """
     config = uvicorn.Config(
-        app,
+        InTime(app, receive),
+        http=Connection,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",
         timeout_graceful_shutdown=CLOSING,
     )
-    server = DrainingServer(config, drain, seconds)
+    server = DrainingServer(config, drain, seconds, receive)
     watching = asyncio.create_task(lost(runner))
 
     def stop(_task: asyncio.Task[str]) -> None:

@@ -202,6 +202,11 @@ class Settings(BaseModel):
         "Seconds that running answers get to end after SIGTERM or Ctrl-C, while new requests are"
         " refused; a second signal ends at once.",
     )
+    receive_seconds: float = _field(
+        30.0,
+        "Seconds that a request's head may take to arrive, and each piece of its body; the whole"
+        " body may take ten times as long.",
+    )
     queue: int = _field(64, "Requests that may wait for the model; more are refused with 503.")
     concurrency: int = _field(16, "Answers that the model writes at once.")
     kv_gib: float | None = _field(
@@ -289,7 +294,7 @@ class Settings(BaseModel):
             raise ValueError("from 0 to 3600 seconds")
         return value
 
-    @field_validator("upstream_idle_seconds")
+    @field_validator("upstream_idle_seconds", "receive_seconds")
     @classmethod
     def _some_time(cls, value: float) -> float:
         if not 0.0 < value <= 3600.0:

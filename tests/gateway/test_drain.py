@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-import aiohttp
 import pytest
 from redis.asyncio import Redis
 
 from gateway.errors import EngineLost
-from gateway.server import serve_app
 from model_runner.script import replay
 from model_runner.scripted import ScriptedRunner
 from model_runner.types import Health
-from tests.support.gateway import Gateway, ask, serving
+from tests.support.gateway import ask, served_again, serving
 from tests.support.waiting import until
-
-
-@asynccontextmanager
-async def served_again(
-    gateway: Gateway, seconds: float
-) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
-    """The same application, as the command serves it."""
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    task = asyncio.create_task(
-        serve_app(gateway.app, sock, gateway.services.runner, gateway.drain, seconds)
-    )
-    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-
-    async def answers() -> bool:
-        try:
-            async with gateway.http.get(url + "/healthz"):
-                return True
-        except aiohttp.ClientError:
-            return False
-
-    await until(answers)
-    yield url, task
 
 
 async def test_a_lost_engine_fails_health_and_ends_the_process(redis: Redis) -> None:
