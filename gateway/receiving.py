@@ -81,6 +81,11 @@ class Connection(H11Protocol):
         ):
             self.transport.close()
 
+    def abort(self) -> None:
+        """Give up an answer that has begun and not ended: its client may not read it."""
+        if getattr(self.cycle, "response_started", False):  # None, before a first request
+            self.transport.abort()
+
     @property
     def _arriving(self) -> bool:
         """Whether a request has begun to arrive and not ended."""

@@ -172,7 +172,7 @@ async def serve_app(
 
     watching.add_done_callback(stop)
     await server.serve(sockets=[sock])
-    await drain.idle(CLOSING)  # what was cut gives back its leases before Redis is left
+    await server.end()  # what was cut gives back its leases before Redis is left
     if watching.done():
         raise EngineLost(f"the engine is lost: {watching.result()}")
     watching.cancel()
