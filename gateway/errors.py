@@ -197,12 +197,14 @@ TABLE: Sequence[tuple[type[Exception], Answer]] = (
     (runner.BadRequest, Answer(400, INVALID)),
     (runner.Overloaded, Answer(503, SERVER, "overloaded")),
     (runner.Unavailable, Answer(503, SERVER, "engine_unavailable", tell=False)),
+    (runner.NotAdmitted, Answer(502, SERVER, "engine_refused_credentials", tell=False)),
     (runner.RunnerError, Answer(500, SERVER, "engine_failed", tell=False)),
 )
 _UNFORESEEN = Answer(500, SERVER, "internal_error", tell=False)
 _UNTOLD = {
     "limits_unavailable": "The gateway cannot check limits now. Try again shortly.",
     "engine_unavailable": "The engine is not there. Try again shortly.",
+    "engine_refused_credentials": "The engine refused this gateway's credentials.",
     "engine_failed": "The engine failed on this request.",
     "internal_error": "The gateway failed on this request.",
 }
