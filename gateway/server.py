@@ -38,6 +38,8 @@ from policies.screen import Budget
 log = logging.getLogger("gardefou")
 
 DEMO = Path(model_runner.__file__).parent / "demo"
+#: Tokens of a prompt and its answer for which a model here must have memory.
+LEAST = 512
 Say = Callable[[str], None]
 
 
@@ -70,6 +72,7 @@ def make_runner(settings: Settings, say: Say) -> ModelRunner:
         stall=settings.stall,
         compile=settings.compile == "yes",
         reserve=settings.judge_reserve,
+        least=LEAST,
         judges=settings.judges,
         probes=settings.probes,
         progress=say,

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from gateway.errors import SettingsInvalid
-from gateway.limits.types import Limits
+from gateway.limits.types import MOST_LIMIT, Limits
 from model_runner.types import Capabilities
 
 
@@ -257,11 +257,27 @@ class Settings(BaseModel):
             raise ValueError("a port is a number from 0 to 65535")
         return value
 
-    @field_validator("queue", "concurrency", "read_tokens", "judges")
+    @field_validator("queue", "concurrency", "read_tokens", "judges", "max_tokens")
     @classmethod
     def _some(cls, value: int | None) -> int | None:
         if value is not None and value < 1:
             raise ValueError("1 or more")
+        return value
+
+    @field_validator(
+        "requests_per_minute", "tokens_per_minute", "concurrent_streams", "blocks_per_hour"
+    )
+    @classmethod
+    def _limit(cls, value: int | None) -> int | None:
+        if value is not None and not 1 <= value <= MOST_LIMIT:
+            raise ValueError(f"from 1 to {MOST_LIMIT}")
+        return value
+
+    @field_validator("model", "upstream_model", "name", "device", "dtype")
+    @classmethod
+    def _not_empty(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("empty; leave it out for the default")
         return value
 
     @field_validator("judge_reserve")
