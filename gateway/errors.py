@@ -15,6 +15,7 @@ GatewayError
 ├── DetectorFailed          a filter failed, so that nothing can be said of a text
 ├── ScreeningFailed         a filter failed, and the policy lets nothing pass unscreened
 ├── InvalidBody             the request's body is not what the endpoint takes; names the field
+├── RequestLate             the request did not arrive in time
 ├── PromptBlocked           the policy blocked the prompt
 ├── ClientGone              the client went away before the answer
 ├── ShuttingDown            the gateway is going down and takes nothing new
@@ -130,6 +131,10 @@ class InvalidBody(GatewayError):
         self.param = param
 
 
+class RequestLate(GatewayError):
+    """The request, or a part of its body, did not arrive in time."""
+
+
 class PromptBlocked(GatewayError):
     """The policy blocked the prompt. `path`: the text at fault; `say`: what to say, by language."""
 
@@ -182,6 +187,7 @@ INVALID, SERVER = "invalid_request_error", "server_error"
 TABLE: Sequence[tuple[type[Exception], Answer]] = (
     (PromptBlocked, Answer(400, INVALID, "content_filter")),
     (InvalidBody, Answer(400, INVALID)),
+    (RequestLate, Answer(408, INVALID, "request_timeout")),
     (UnknownModel, Answer(404, INVALID, "model_not_found")),
     (UnknownDetector, Answer(404, INVALID, "detector_not_found")),
     (DetectorFailed, Answer(503, SERVER, "detector_failed")),
@@ -197,12 +203,14 @@ TABLE: Sequence[tuple[type[Exception], Answer]] = (
     (runner.BadRequest, Answer(400, INVALID)),
     (runner.Overloaded, Answer(503, SERVER, "overloaded")),
     (runner.Unavailable, Answer(503, SERVER, "engine_unavailable", tell=False)),
+    (runner.NotAdmitted, Answer(502, SERVER, "engine_refused_credentials", tell=False)),
     (runner.RunnerError, Answer(500, SERVER, "engine_failed", tell=False)),
 )
 _UNFORESEEN = Answer(500, SERVER, "internal_error", tell=False)
 _UNTOLD = {
     "limits_unavailable": "The gateway cannot check limits now. Try again shortly.",
     "engine_unavailable": "The engine is not there. Try again shortly.",
+    "engine_refused_credentials": "The engine refused this gateway's credentials.",
     "engine_failed": "The engine failed on this request.",
     "internal_error": "The gateway failed on this request.",
 }
@@ -242,6 +250,8 @@ def http_error(
     elif isinstance(error, LimitExceeded):
         headers |= error.headers
         body["type"] = error.kind
+    elif isinstance(error, RequestLate):
+        headers["connection"] = "close"  # what still comes of it is no request
     elif isinstance(error, runner.Overloaded):
         headers |= retry_headers(error.retry_after)
     elif answer.status == 503:

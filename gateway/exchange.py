@@ -21,7 +21,7 @@ from filters.types import Context, Stage
 from gateway.caller import Caller
 from gateway.choice import Choice, Event
 from gateway.conversation import Part, parts, preceding, turns
-from gateway.errors import LimitExceeded, LimitsUnavailable, PromptBlocked
+from gateway.errors import GatewayError, LimitExceeded, LimitsUnavailable, PromptBlocked
 from gateway.judging import AnswerJudges
 from gateway.limits.limiter import Lease, Limiter
 from gateway.limits.types import Limits
@@ -68,6 +68,8 @@ class Exchange:
         self._services = services
         self._began = perf_counter()
         self._prompt_tokens = 0
+        self._queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(QUEUE)
+        self._cut: GatewayError | None = None
         self._lease: Lease | None = None
         self._beat: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
@@ -90,16 +92,16 @@ class Exchange:
         return exchange
 
     async def events(self, *, signals: bool = False) -> AsyncIterator[Event]:
-        """Step 4: what may leave, of all choices as it comes. Raises RunnerError.
+        """Step 4: what may leave, of all choices as it comes. Raises RunnerError, and what cuts it.
 
         signals: also events that only say what rules that signal found.
         """
-        queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(QUEUE)
+        queue = self._queue
         tasks = [asyncio.create_task(_pump(choice, queue)) for choice in self.choices]
         try:
             running = len(tasks)
             while running:
-                item = await queue.get()
+                item = self._cut or await queue.get()
                 if item is None:
                     running -= 1
                 elif isinstance(item, BaseException):
@@ -111,6 +113,12 @@ class Exchange:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def cut(self, error: GatewayError) -> None:
+        """End `events()` with this error, as if it were the engine's."""
+        self._cut = error
+        with suppress(asyncio.QueueFull):  # then nobody waits for it
+            self._queue.put_nowait(error)
 
     @property
     def usage(self) -> Usage:

@@ -26,6 +26,7 @@ from gateway.keys import KeyStore
 from gateway.limits.limiter import Limiter
 from gateway.metrics import Metrics
 from gateway.policy_store import PolicyStore
+from gateway.receiving import Connection, InTime
 from gateway.redis_connection import RedisEndpoint
 from gateway.resources import judge_model, make_resources
 from gateway.settings import Settings
@@ -37,6 +38,8 @@ from policies.screen import Budget
 log = logging.getLogger("gardefou")
 
 DEMO = Path(model_runner.__file__).parent / "demo"
+#: Tokens of a prompt and its answer for which a model here must have memory.
+LEAST = 512
 Say = Callable[[str], None]
 
 
@@ -69,6 +72,7 @@ def make_runner(settings: Settings, say: Say) -> ModelRunner:
         stall=settings.stall,
         compile=settings.compile == "yes",
         reserve=settings.judge_reserve,
+        least=LEAST,
         judges=settings.judges,
         probes=settings.probes,
         progress=say,
@@ -137,22 +141,35 @@ async def serve(settings: Settings, redis: RedisEndpoint, say: Say, *, check: bo
         gc.freeze()
         sock.listen()  # who reads the address may connect at once
         _greet(sock, runner.info.id, keyless, say)
-        await serve_app(app, sock, runner, drain, settings.drain_seconds)
+        await serve_app(
+            app, sock, runner, drain, settings.drain_seconds, receive=settings.receive_seconds
+        )
 
 
 async def serve_app(
-    app: ASGIApp, sock: socket.socket, runner: ModelRunner, drain: Drain, seconds: float
+    app: ASGIApp,
+    sock: socket.socket,
+    runner: ModelRunner,
+    drain: Drain,
+    seconds: float,
+    *,
+    receive: float,
 ) -> None:
-    """Until a signal comes, and what runs has ended. Raises EngineLost."""
+    """Until a signal comes, and what runs has ended, `seconds` later at most. Raises EngineLost.
+
+    receive: see `gateway.receiving`.
+    """
     config = uvicorn.Config(
-        app,
+        InTime(app, receive),
+        http=Connection,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",
         timeout_graceful_shutdown=CLOSING,
     )
-    server = DrainingServer(config, drain, seconds)
+    server = DrainingServer(config, drain, seconds, receive)
     watching = asyncio.create_task(lost(runner))
 
     def stop(_task: asyncio.Task[str]) -> None:
@@ -162,7 +179,7 @@ async def serve_app(
 
     watching.add_done_callback(stop)
     await server.serve(sockets=[sock])
-    await drain.idle(CLOSING)  # what was cut gives back its leases before Redis is left
+    await server.end()  # what was cut gives back its leases before Redis is left
     if watching.done():
         raise EngineLost(f"the engine is lost: {watching.result()}")
     watching.cancel()

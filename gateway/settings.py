@@ -29,7 +29,7 @@ from pydantic import (
 
 from filters.registry import BUILT_IN
 from gateway.errors import SettingsInvalid
-from gateway.limits.types import Limits
+from gateway.limits.types import MOST_LIMIT, Limits
 from model_runner.types import Capabilities
 
 #: How the address of a Redis begins.
@@ -221,6 +221,11 @@ class Settings(BaseModel):
         "Seconds that running answers get to end after SIGTERM or Ctrl-C, while new requests are"
         " refused; a second signal ends at once.",
     )
+    receive_seconds: float = _field(
+        30.0,
+        "Seconds that a request's head may take to arrive, and each piece of its body; the whole"
+        " body may take ten times as long.",
+    )
     queue: int = _field(64, "Requests that may wait for the model; more are refused with 503.")
     concurrency: int = _field(16, "Answers that the model writes at once.")
     kv_gib: float | None = _field(
@@ -271,11 +276,27 @@ class Settings(BaseModel):
             raise ValueError("a port is a number from 0 to 65535")
         return value
 
-    @field_validator("queue", "concurrency", "read_tokens", "judges")
+    @field_validator("queue", "concurrency", "read_tokens", "judges", "max_tokens")
     @classmethod
     def _some(cls, value: int | None) -> int | None:
         if value is not None and value < 1:
             raise ValueError("1 or more")
+        return value
+
+    @field_validator(
+        "requests_per_minute", "tokens_per_minute", "concurrent_streams", "blocks_per_hour"
+    )
+    @classmethod
+    def _limit(cls, value: int | None) -> int | None:
+        if value is not None and not 1 <= value <= MOST_LIMIT:
+            raise ValueError(f"from 1 to {MOST_LIMIT}")
+        return value
+
+    @field_validator("model", "upstream_model", "name", "device", "dtype")
+    @classmethod
+    def _not_empty(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("empty; leave it out for the default")
         return value
 
     @field_validator("judge_reserve")
@@ -308,7 +329,7 @@ class Settings(BaseModel):
             raise ValueError("from 0 to 3600 seconds")
         return value
 
-    @field_validator("upstream_idle_seconds")
+    @field_validator("upstream_idle_seconds", "receive_seconds")
     @classmethod
     def _some_time(cls, value: float) -> float:
         if not 0.0 < value <= 3600.0:

@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gateway.errors import ClientGone, http_error
+from gateway.errors import ClientGone, ShuttingDown, http_error
 from gateway.exchange import Exchange
 from gateway.wire.dialect import Dialect, Json, Written
 
@@ -22,7 +22,7 @@ async def unless_gone(
     work: Awaitable[Result],
     drop: Callable[[Result], Awaitable[None]] | None = None,
 ) -> Result:
-    """Do `work`, and cancel it if the client goes away. Raises ClientGone.
+    """Do `work`, and cancel it if the client goes away. Raises ClientGone, ShuttingDown.
 
     drop: closes a result that came all the same: a cancellation can be too late, or be swallowed.
     """
@@ -39,6 +39,7 @@ async def unless_gone(
         if working.done():
             handed_on = True
             return working.result()
+        watching.result()
         raise ClientGone("the client went away")
     finally:
         watching.cancel()
@@ -67,6 +68,13 @@ class EventStream(_Ending, StreamingResponse):
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"} | exchange.headers
         super().__init__(frames, media_type="text/event-stream", headers=headers)
         self._exchange = exchange
+
+    async def listen_for_disconnect(self, receive: Receive) -> None:
+        try:
+            await super().listen_for_disconnect(receive)
+        except ShuttingDown as error:
+            self._exchange.cut(error)  # the last frame says so
+            await super().listen_for_disconnect(receive)
 
 
 class WholeAnswer(_Ending, JSONResponse):

@@ -4,6 +4,7 @@ RunnerError
 │   └── Unsupported    … because this engine cannot do that
 ├── Overloaded     no room now; try again after `retry_after` seconds
 ├── Unavailable    the engine is not there (starting, dead, unreachable)
+├── NotAdmitted    the engine refused this gateway's credentials; no client can mend that
 └── EngineFailed   the engine failed on this request
 """
 
@@ -36,6 +37,10 @@ class Overloaded(RunnerError):
 
 class Unavailable(RunnerError):
     """The engine is not there."""
+
+
+class NotAdmitted(RunnerError):
+    """The engine refused this gateway's credentials."""
 
 
 class EngineFailed(RunnerError):

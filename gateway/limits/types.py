@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal["requests", "tokens", "streams", "blocks"]
 KINDS: tuple[Kind, ...] = ("requests", "tokens", "streams", "blocks")  # the order of the scripts
-Limit = Annotated[int, Field(ge=1, le=10**12)] | None
+MOST_LIMIT = 10**12
+Limit = Annotated[int, Field(ge=1, le=MOST_LIMIT)] | None
 
 
 class Limits(BaseModel):

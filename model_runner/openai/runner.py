@@ -14,11 +14,19 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model_runner.checks import check
-from model_runner.errors import Overloaded, RunnerError, Unavailable, Unsupported
+from model_runner.errors import NotAdmitted, Overloaded, RunnerError, Unavailable, Unsupported
+from model_runner.openai.faults import FaultLog
 from model_runner.openai.payload import Dialect, count, payload, salt
 from model_runner.openai.scoring import Scorer
 from model_runner.openai.stream import Limits, Stream
-from model_runner.openai.transport import Answered, Retry, ask, post
+from model_runner.openai.transport import (
+    NOT_ADMITTED,
+    Answered,
+    Retry,
+    ask,
+    not_admitted,
+    post,
+)
 from model_runner.types import (
     Capabilities,
     GenerateRequest,
@@ -108,6 +116,7 @@ class OpenAIRunner:
         lacks: Collection[str] = (),
     ) -> None:
         self._base_url = base_url.rstrip("/")
+        self._faults = FaultLog(base_url)
         self._info = ModelInfo(model, owned_by="upstream") if model else None
         self._headers = dict(headers or {})
         if api_key:
@@ -202,8 +211,10 @@ class OpenAIRunner:
                 retry=self._retry,
                 timeout=self._limits.idle,
             )
-        except Unavailable:
-            self._watch()  # whether this request failed, or all would
+        except RunnerError as error:
+            self._faults.note(error)
+            if isinstance(error, Unavailable):
+                self._watch()  # whether this request failed, or all would
             raise
         if self._verified:
             self._health = Health(ok=True)
@@ -213,6 +224,7 @@ class OpenAIRunner:
             logprobs=request.sampling.logprobs is not None,
             prompt_tokens=self.count(request),
             limits=self._limits,
+            failed=self._faults.note,
             scorer=self._scorer,
             salt=salt(self._salt_key, request.tenant),
         )
@@ -241,13 +253,17 @@ class OpenAIRunner:
         base = self._base_url
         if path == "/tokenize":
             base = base.removesuffix("/v1")
-        return await ask(
-            self._session,
-            base + path,
-            {"model": self.info.id, **body},
-            retry=self._retry,
-            timeout=self._limits.idle,
-        )
+        try:
+            return await ask(
+                self._session,
+                base + path,
+                {"model": self.info.id, **body},
+                retry=self._retry,
+                timeout=self._limits.idle,
+            )
+        except RunnerError as error:
+            self._faults.note(error)
+            raise
 
     def _watch(self) -> None:
         if self._probing is None or self._probing.done():
@@ -270,10 +286,17 @@ class OpenAIRunner:
             ):
                 if response.status == 200:
                     self._learn(await response.read())
-                detail = "" if response.status == 200 else f"/models answered {response.status}"
-                self._health = Health(ok=response.status not in NOT_READY, detail=detail)
+                status = response.status
+                detail = "" if status == 200 else f"/models answered {status}"
+                if status in NOT_ADMITTED:
+                    detail = str(not_admitted(status))
+                    self._faults.note(detail)
+                self._health = Health(ok=status not in NOT_READY, detail=detail)
         except (aiohttp.ClientError, OSError, TimeoutError):
-            self._health = Health(ok=False, detail="the upstream cannot be reached")
+            detail = "the upstream cannot be reached"
+            if self._health.detail != detail:  # once, not with every look
+                self._faults.note(detail)
+            self._health = Health(ok=False, detail=detail)
             return
         if self._health.ok and not self._verified and self._info is not None:
             await self._verify()
@@ -286,7 +309,7 @@ class OpenAIRunner:
             self._verified = True
         except RunnerError as error:
             missing = isinstance(error, Answered) and error.status in NO_SUCH
-            if isinstance(error, Unavailable | Overloaded) and not missing:
+            if isinstance(error, Unavailable | Overloaded | NotAdmitted) and not missing:
                 self._health = Health(ok=False, detail=str(error))
                 return
             told = f"the upstream was declared to score, and does not: {error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -131,6 +131,8 @@ class Stream:
     The upstream tells the usage of all choices together, and last. So the last delta of every
     choice waits for it; completion tokens are shared out in proportion to the tokens seen, their
     sum being exact. Where the upstream tells none, `prompt_tokens` and the tokens seen stand in.
+
+    failed: told why a choice that is still read has failed through the upstream.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Stream:
         logprobs: bool,
         prompt_tokens: int,
         limits: Limits,
+        failed: Callable[[str], None],
         scorer: Scorer | None = None,
         salt: str = "",
     ) -> None:
@@ -154,6 +157,8 @@ class Stream:
         self._response = response
         self._prompt_tokens = prompt_tokens
         self._limits = limits
+        self._failed = failed
+        self._closing = False  # by us: what fails then is no fault of the upstream
         self._usage: ChunkUsage | None = None
         self._done = False
         self.task = asyncio.create_task(self._run(), name="upstream answer")
@@ -170,6 +175,7 @@ class Stream:
             await self.abort()
 
     async def abort(self) -> None:
+        self._closing = True
         self.task.cancel()
         if self.task is not asyncio.current_task():
             await asyncio.wait([self.task])
@@ -253,7 +259,7 @@ class Stream:
             try:
                 deltas = generation.reader.read(choice)
             except EngineFailed as error:
-                generation.fail(str(error))  # the other choices may yet be well
+                self._fail(generation, str(error))  # the other choices may yet be well
                 continue
             for delta in deltas:
                 generation.put(delta)
@@ -265,11 +271,16 @@ class Stream:
         for generation, tokens in zip(self.generations, shares, strict=True):
             reason = generation.reader.finish_reason
             if reason is None:
-                generation.fail(why)
+                self._fail(generation, why)
                 continue
             prompt = self._usage.prompt_tokens if self._usage else self._prompt_tokens
             generation.put(Delta(finish_reason=reason, usage=Usage(prompt, tokens)))
             generation.end()
+
+    def _fail(self, generation: UpstreamGeneration, why: str) -> None:
+        if not (self._closing or generation.closed or generation.ended):
+            self._failed(why)
+        generation.fail(why)
 
     def _shares(self) -> list[int]:
         seen = [g.reader.tokens for g in self.generations]

@@ -14,11 +14,19 @@ from typing import Final, TypeVar
 
 import aiohttp
 
-from model_runner.errors import BadRequest, EngineFailed, Overloaded, RunnerError, Unavailable
+from model_runner.errors import (
+    BadRequest,
+    EngineFailed,
+    NotAdmitted,
+    Overloaded,
+    RunnerError,
+    Unavailable,
+)
 
 Result = TypeVar("Result")
 AGAIN: Final = frozenset({429, 502, 503})
 BACKOFF: Final = 0.1  # seconds before the second try, doubled before each further one
+NOT_ADMITTED: Final = frozenset({401, 403})
 MAX_ERROR_BYTES: Final = 64 * 1024
 # Codes that hold no text of a user's. An engine's message may, and is never passed on.
 SAFE_CODES: Final = frozenset(
@@ -55,7 +63,7 @@ async def post(
 ) -> aiohttp.ClientResponse:
     """A response of 200 whose events are still to be read; the caller closes it.
 
-    Raises: BadRequest, Overloaded, Unavailable, EngineFailed.
+    Raises: BadRequest, Overloaded, Unavailable, NotAdmitted, EngineFailed.
     """
     return await _retried(lambda: _try(session, url, body, timeout, _events), retry)
 
@@ -68,7 +76,7 @@ async def ask(
     retry: Retry,
     timeout: float,  # noqa: ASYNC109 - as above
 ) -> object:
-    """The JSON of a 200. Raises: BadRequest, Overloaded, Unavailable, EngineFailed."""
+    """The JSON of a 200. Raises: as `post`."""
     return await _retried(lambda: _try(session, url, body, timeout, _json), retry)
 
 
@@ -140,6 +148,9 @@ async def _events(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
     if response.content_type == "application/json":
         response.close()
         raise EngineFailed("the upstream did not stream its answer")
+    if response.content_type == "text/html":
+        response.close()
+        raise EngineFailed("the upstream answered 200 with a page: is that the address of an API?")
     return response
 
 
@@ -171,7 +182,16 @@ def _refusal(
     if status in (400, 413, 422):
         return _bad_request(error, body)
     # Our key, our address, our model: nothing that the client can mend.
+    if status in NOT_ADMITTED:
+        return not_admitted(status)
     return Answered(status)
+
+
+def not_admitted(status: int) -> NotAdmitted:
+    return NotAdmitted(
+        f"the upstream answered {status}: it refuses this gateway's credentials, "
+        "see the setting `upstream-key`"
+    )
 
 
 def _bad_request(error: Mapping[str, object], sent: Collection[str]) -> BadRequest:

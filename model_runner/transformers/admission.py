@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from model_runner.checks import check
-from model_runner.errors import BadRequest
+from model_runner.errors import BadRequest, Unavailable
+from model_runner.transformers.model import Model
 from model_runner.types import Capabilities, GenerateRequest
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
+MIN_POSITIONS = 64  # that a reserve must leave: with fewer, hardly a prompt could be served
 
 
 def check_request(request: GenerateRequest, capabilities: Capabilities, vocabulary: int) -> None:
@@ -32,6 +34,22 @@ def check_request(request: GenerateRequest, capabilities: Capabilities, vocabula
     for param, holds, rule in rules:
         if not holds:
             raise BadRequest(f"{param} {rule}", param)
+
+
+def check_room(model: Model, reserve: int, least: int) -> None:
+    """Raises Unavailable for an engine that would refuse whatever it is asked."""
+    positions, store = model.positions, model.store
+    if reserve and positions - reserve < MIN_POSITIONS:
+        raise Unavailable(
+            f"judge-reserve: {reserve} of the {positions} tokens that the model reads leave fewer "
+            f"than {MIN_POSITIONS} for a prompt and its answer"
+        )
+    least = min(least, positions)
+    if store.size(least) > store.limit:
+        raise Unavailable(
+            f"kv-gib: keys and values of {least} tokens take {store.size(least) / 2**30:.3g} GiB, "
+            "and there must be memory for as many"
+        )
 
 
 def check_size(request: GenerateRequest, positions: int, longest: int) -> None:

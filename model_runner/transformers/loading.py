@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,7 +64,9 @@ def load(
 
     Raises Unavailable if it is no model that can be served.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if _is_path(source) and not Path(source).is_dir():
+        raise Unavailable(f"cannot load {source}: there is no such folder")
+    place = _place(device)
     kind = getattr(torch, dtype or ("bfloat16" if place.type == "cuda" else "float32"), None)
     if not isinstance(kind, torch.dtype):
         raise Unavailable(f"no such dtype: {dtype}")
@@ -87,6 +90,25 @@ def load(
     except FAULTS as error:
         raise Unavailable(f"cannot load {source}: {error}") from error
     return Loaded(model, codec, prompts)
+
+
+def _is_path(source: str) -> bool:
+    """Whether it can be no hub id, of which transformers would say that it is a bad one."""
+    return source.startswith((".", "/", "~", "\\")) or source.count("/") > 1
+
+
+def _place(device: str | None) -> torch.device:
+    """Where to run. Raises Unavailable, before torch does so in words of its own."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        place = torch.device(device or ("cuda" if count else "cpu"))
+    except RuntimeError:
+        raise Unavailable(f"device {device}: torch knows no such device") from None
+    if place.type == "cuda" and not count:
+        raise Unavailable(f"device {device}: torch sees no CUDA device")
+    if place.type == "cuda" and (place.index or 0) >= count:
+        raise Unavailable(f"device {device}: torch sees CUDA devices up to cuda:{count - 1} alone")
+    return place
 
 
 def _free(device: torch.device) -> int:

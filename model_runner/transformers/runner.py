@@ -13,7 +13,13 @@ from pathlib import Path
 
 from model_runner.errors import Unavailable
 from model_runner.steering import instructed
-from model_runner.transformers.admission import check_length, check_request, check_size, room
+from model_runner.transformers.admission import (
+    check_length,
+    check_request,
+    check_room,
+    check_size,
+    room,
+)
 from model_runner.transformers.choice import Choice
 from model_runner.transformers.codec import check_text
 from model_runner.transformers.decode import decoder
@@ -49,7 +55,8 @@ class TransformersRunner:
     device, dtype: torch's names; default the GPU in bfloat16 if there is one, else CPU in float32.
     concurrency, queue, read, stall, judges: see `Limits`. memory: bytes that keys and values may
     take (see `loading.load`), those of prefixes that are kept included. reserve: positions kept
-    free for a judge.
+    free for a judge. least: tokens of one prompt and answer for which there must be memory, if the
+    model reads that many; else it does not start.
     paged: keys and values in pages; default on a GPU. graphs: CUDA graphs of steps that only write;
     default on a GPU. compile: those steps through torch.compile.
     probes: files of heads on hidden states, by name; see `probe.Probe`.
@@ -70,6 +77,7 @@ class TransformersRunner:
         judges: int = Limits.judges,
         memory: int | None = None,
         reserve: int = 0,
+        least: int = 1,
         paged: bool | None = None,
         graphs: bool | None = None,
         compile: bool = False,  # noqa: A002 - as transformers and torch call it
@@ -82,6 +90,7 @@ class TransformersRunner:
         self._limits = Limits(concurrency, queue, read, stall, judges)
         self._memory = memory
         self._reserve = reserve
+        self._least = least
         self._paged = paged
         self._graphs = graphs
         self._compile = compile
@@ -127,6 +136,7 @@ class TransformersRunner:
             paged=self._paged,
             progress=self._progress,
         )
+        check_room(loaded.model, self._reserve, self._least)
         self._info = ModelInfo(
             self._info.id,
             loaded.model.positions,

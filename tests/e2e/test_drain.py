@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -88,6 +89,27 @@ async def test_what_runs_ends_and_nothing_new_is_taken(tmp_path: Path) -> None:
         assert [pid for pid in children if alive(pid)] == []
 
 
+async def test_what_still_runs_then_is_told_and_the_process_is_gone(tmp_path: Path) -> None:
+    async with running(tmp_path, *WORDS * 1000, drain=1) as it:
+        it.engine.delay = 0.05
+        asked = asyncio.create_task(it.ask(stream=True))
+        whole = asyncio.create_task(it.ask())
+        await until(lambda: [g.sent >= 2 for g in it.engine.generations] == [True, True])
+        it.server.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        status, raw, _ = await asked
+        assert (status, time.monotonic() - began < 3) == (200, True)
+        assert "shutting_down" in raw.rstrip().splitlines()[-1]
+        assert "[DONE]" not in raw
+        assert (await whole)[0] == 503
+        assert await asyncio.to_thread(it.server.process.wait, 30) == 0
+        assert time.monotonic() - began < 4
+        log = it.server.log.read_text()
+        assert "2 requests are cut" in log
+        assert "ERROR" not in log
+        assert "Traceback" not in log
+
+
 async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     async with running(tmp_path, *WORDS * 1000, drain=600) as it:
         it.engine.delay = 0.05
@@ -100,4 +122,7 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         it.server.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(it.server.process.wait, 30) == 0
         await asyncio.gather(asked, return_exceptions=True)
+        log = it.server.log.read_text()
+        assert "ERROR" not in log, log
+        assert "Traceback" not in log, log
         await until(lambda: bool(it.engine.cancelled))

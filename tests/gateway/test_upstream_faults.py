@@ -20,6 +20,7 @@ from tests.support.gateway import Gateway, ask, serving
 from tests.support.openai_server import Faults, OpenAIServer, Refusal
 
 SECRET = "xyzzy-4711-secret"
+KEY = "sk-plugh-4712"
 TEXT = "Où l'été finit 🙂, écrivez à ursule.example@example.org."
 SEEN = "Où l'été finit 🙂, écrivez à [EMAIL]."
 PIECES = -(-len(TEXT) // 4)  # so many events hold text
@@ -54,7 +55,7 @@ async def in_front_of(redis: Redis, **faults: Any) -> AsyncIterator[tuple[OpenAI
         policy.write(POLICY)
         policy.flush()
         async with OpenAIServer(engine).serve() as server:
-            runner = OpenAIRunner(server.url, "small", idle_timeout=0.3)
+            runner = OpenAIRunner(server.url, "small", KEY, idle_timeout=0.3)
             async with serving(runner, redis, policy=[policy.name], limits=LIMITS) as gateway:
                 server.faults = Faults(**faults)
                 yield server, gateway
@@ -198,3 +199,82 @@ async def test_an_upstream_that_does_not_begin(redis: Redis, path: str) -> None:
                 assert SECRET not in raw
             server.faults = Faults()
             assert (await sent(gateway, path, stream=stream))[0] == 200
+
+
+FAULTY: dict[str, tuple[dict[str, Any], str]] = {
+    "500": ({"refusals": [Refusal(500, body={"error": {"message": SECRET}})]}, "answered 500"),
+    "busy": ({"refusals": [Refusal(429)] * 3}, "busy"),
+    "a page": ({"refusals": [Refusal(200, page=f"<p>{SECRET}")]}, "200 with a page"),
+    "another path": ({"refusals": [Refusal(404)]}, "answered 404"),
+    "hangs up first": ({"refusals": [Refusal(200, hang_up=True)] * 3}, "cannot be reached"),
+    "does not begin": ({"delay": 5.0}, "has not begun to answer in time"),
+    "hangs up midway": (BROKEN["hangs up within the address"], "broke off its answer"),
+    "ends midway": (BROKEN["ends within the address"], "ended without a finish_reason"),
+    "stalls midway": (BROKEN["stalls within the address"], "sent nothing for too long"),
+    "no JSON": (BROKEN["writes no JSON"], "malformed frame"),
+    "its own error": (BROKEN["says what went wrong"], "reported an error"),
+    "gives up": (BROKEN["gives the choice up"], "gave up on the answer"),
+}
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "gardefou.upstream"]
+
+
+@pytest.mark.parametrize("name", FAULTY)
+async def test_a_fault_is_one_line_with_its_host_and_nothing_that_was_said(
+    redis: Redis, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    faults, words = FAULTY[name]
+    async with in_front_of(redis, **faults) as (server, gateway):
+        status, _ = await sent(gateway, PATHS[0], stream=False)
+        assert status >= 500
+        lines = [line for line in told(caplog) if words in line]
+        assert len(lines) == len(told(caplog)) == 1
+        assert lines[0].startswith(f"127.0.0.1:{server.port}: the upstream ")
+        assert not any(said in caplog.text for said in (SECRET, KEY, "Où", "ursul"))
+
+
+async def test_the_same_fault_is_one_line_a_second(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with in_front_of(redis, refusals=[Refusal(500)] * 99) as (_, gateway):
+        for _ in range(3):
+            assert (await sent(gateway, PATHS[0], stream=True))[0] == 503
+        assert len(told(caplog)) == 1
+        await asyncio.sleep(1.0)
+        assert (await sent(gateway, PATHS[0], stream=True))[0] == 503
+        assert len(told(caplog)) == 2
+
+
+async def test_what_clients_do_is_no_fault_of_the_engine(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with in_front_of(redis, refusals=[Refusal(400)]) as (server, gateway):
+        assert (await sent(gateway, PATHS[0], stream=True))[0] == 400
+        server.faults = Faults(stall_at=3)
+        with pytest.raises(TimeoutError):
+            async with (
+                asyncio.timeout(0.2),
+                gateway.http.post(gateway.url + PATHS[0], json=ASKED[PATHS[0]]) as answer,
+            ):
+                await answer.read()
+        assert await gateway.count("gardefou_running_requests") == 0
+        assert told(caplog) == []
+
+
+@pytest.mark.parametrize("refusal", [401, 403])
+async def test_a_key_that_is_refused_is_no_clients_matter(
+    redis: Redis, caplog: pytest.LogCaptureFixture, refusal: int
+) -> None:
+    async with in_front_of(redis) as (server, gateway):
+        for path in PATHS:
+            server.faults = Faults(refusals=[Refusal(refusal, body={"error": SECRET})])
+            status, body, headers = await gateway.post(ASKED[path] | {"stream": True}, path)
+            assert status == 502
+            assert "The engine refused this gateway's credentials." in json.dumps(body)
+            assert "retry-after" not in headers
+            assert SECRET not in json.dumps(body)
+        [line] = told(caplog)
+        assert f"answered {refusal}" in line
+        assert "upstream-key" in line

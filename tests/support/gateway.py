@@ -27,10 +27,12 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.types import Limits
 from gateway.metrics import Metrics
 from gateway.policy_store import PolicyStore
+from gateway.server import serve_app
 from model_runner.continuing import rewinding
 from model_runner.scripted import ScriptedRunner
 from model_runner.types import ModelRunner
 from policies.screen import Budget
+from tests.support.waiting import until
 
 
 @dataclass
@@ -187,3 +189,27 @@ async def serving(
         server.should_exit = True
         await task
         await runner.close()
+
+
+@asynccontextmanager
+async def served_again(
+    gateway: Gateway, seconds: float = 60.0, *, receive: float = 30.0
+) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
+    """The same application, as the command serves it: its address, and the task that serves."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    runner = gateway.services.runner
+    task = asyncio.create_task(
+        serve_app(gateway.app, sock, runner, gateway.drain, seconds, receive=receive)
+    )
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+    async def answers() -> bool:
+        try:
+            async with gateway.http.get(url + "/healthz"):
+                return True
+        except aiohttp.ClientError:
+            return False
+
+    await until(answers)
+    yield url, task

@@ -37,6 +37,7 @@ class Refusal:
     headers: dict[str, str] = field(default_factory=dict)
     body: object = None
     hang_up: bool = False  # close the connection instead
+    page: str | None = None  # HTML instead
 
 
 @dataclass
@@ -133,6 +134,8 @@ class OpenAIServer:
     def _refuse(self, request: web.Request, refusal: Refusal) -> web.Response:
         if refusal.hang_up and request.transport is not None:
             request.transport.abort()
+        if refusal.page is not None:
+            return web.Response(text=refusal.page, status=refusal.status, content_type="text/html")
         return web.json_response(refusal.body, status=refusal.status, headers=refusal.headers)
 
     async def _write(
