@@ -200,7 +200,7 @@ async def test_an_engine_without_text_prompts_says_so(redis: Redis) -> None:
     async with serving(runner, redis) as gateway:
         status, told, _ = await gateway.post(body("/v1/completions"), "/v1/completions")
         assert (status, told["error"]["param"]) == (400, "prompt")
-        assert "does not support" in told["error"]["message"]
+        assert "takes no text to go on with (completions)" in told["error"]["message"]
 
 
 # Responses
