@@ -6,35 +6,38 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from starlette.requests import ClientDisconnect
+from starlette.exceptions import HTTPException
 
 from filters.parties import PARTY, Party
 from filters.types import Context, Piece
+from gateway.body import read_body
 from gateway.caller import Gate
 from gateway.drain import Counted, Drain
 from gateway.errors import (
-    ClientGone,
     Form,
     InvalidBody,
     LimitsUnavailable,
     ScreeningFailed,
     UnknownModel,
+    UnknownPath,
     http_error,
     openai_form,
+    short,
 )
 from gateway.exchange import Exchange, Services, admit
 from gateway.judging import judge_text
+from gateway.paths import ANTHROPIC, form_of, unknown, wrong_method
 from gateway.request_log import RequestLog
 from gateway.streaming import EventStream, WholeAnswer, frames, unless_gone
 from gateway.wire import (
     anthropic_messages,
+    anthropic_models,
     detections,
     openai_chat,
     openai_completions,
@@ -42,14 +45,11 @@ from gateway.wire import (
 )
 from gateway.wire.dialect import Dialect, Generate
 from gateway.wire.openai_moderations import ModerationRequest, answer
+from model_runner.types import ModelInfo
 from policies.plan import Policy
 from policies.screen import StreamScreen
 from policies.types import Verdict
 
-Body = TypeVar("Body", bound=BaseModel)
-
-#: Bytes of a request's body. A context of 128 Ki tokens is about half a megabyte of text.
-MOST_BYTES = 8 * 1024 * 1024
 #: Each a file in `gateway/wire/`.
 DIALECTS: tuple[Dialect[Any], ...] = (
     openai_chat.DIALECT,
@@ -78,20 +78,26 @@ FILTER_RESULTS = "x-gardefou-filter-results"
 
 def create_app(doors: Doors) -> FastAPI:
     """The application."""
-    app = FastAPI(title="Gardefou", docs_url=None, redoc_url=None)
+    # Redirects would go to whatever host the request names, and a description that takes no key
+    # would be one more way in.
+    app = FastAPI(title="Gardefou", openapi_url=None, redirect_slashes=False)
     app.add_middleware(RequestLog, metrics=doors.services.metrics)
     app.add_middleware(Counted, drain=doors.drain)
     app.add_exception_handler(Exception, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_no_route)
     api = _Api(doors)
     for dialect in DIALECTS:
         app.add_api_route(dialect.path, api.answering(dialect), methods=["POST"])
     app.add_api_route("/v1/moderations", api.moderations, methods=["POST"])
     app.add_api_route(detections.PATH, api.detections, methods=["POST"])
-    app.add_api_route("/v1/models", api.models, methods=["GET"])
-    app.add_api_route("/v1/models/{model:path}", api.model, methods=["GET"])
-    app.add_api_route("/healthz", api.healthz, methods=["GET"])
-    app.add_api_route("/readyz", api.readyz, methods=["GET"])
-    app.add_api_route("/metrics", api.metrics, methods=["GET"])
+    for path, endpoint in (
+        ("/v1/models", api.models),
+        ("/v1/models/{model:path}", api.model),
+        ("/healthz", api.healthz),
+        ("/readyz", api.readyz),
+        ("/metrics", api.metrics),
+    ):
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"])  # the server leaves out bodies
     return app
 
 
@@ -111,7 +117,7 @@ class _Api:
     async def _answer(self, dialect: Dialect[Any], request: Request) -> Response:
         self._doors.drain.check()
         caller = await self._doors.gate.caller(request.headers)
-        body: Generate = await _body(request, dialect.body)
+        body: Generate = await read_body(request, dialect.body)
         model = self._known(body.model)
         annotate = _annotate(dialect, request)
         opening = Exchange.open(self._services, caller, body.neutral(caller.id))
@@ -134,7 +140,7 @@ class _Api:
     async def _moderations(self, request: Request) -> Response:
         self._doors.drain.check()
         caller = await self._doors.gate.caller(request.headers)
-        body = await _body(request, ModerationRequest)
+        body = await read_body(request, ModerationRequest)
         # Asked what it finds, a policy that only monitors says so too.
         policy = replace(self._services.policies.get(caller.policy), mode="enforce")
         lease = await admit(self._services, caller, 0)
@@ -168,7 +174,7 @@ class _Api:
         detector = request.headers.get(detections.HEADER)
         if detector is None:
             raise InvalidBody(f"the header `{detections.HEADER}` is missing", detections.HEADER)
-        body = await _body(request, detections.DetectionRequest)
+        body = await read_body(request, detections.DetectionRequest)
         policy = replace(self._services.policies.get(caller.policy), mode="enforce")
         lease = await admit(self._services, caller, 0)
         try:
@@ -180,19 +186,26 @@ class _Api:
         return JSONResponse(found, headers=lease.headers)
 
     async def models(self, request: Request) -> Response:
-        return await _guarded(request, self._models)
+        async def listed(request: Request) -> Response:
+            await self._doors.gate.caller(request.headers)
+            info = self._services.runner.info
+            if ANTHROPIC in request.headers:
+                return JSONResponse(anthropic_models.listed(info))
+            return JSONResponse({"object": "list", "data": [_described(info)]})
 
-    async def _models(self, request: Request) -> Response:
-        await self._doors.gate.caller(request.headers)
-        return JSONResponse({"object": "list", "data": [self._described()]})
+        return await _guarded(request, listed, _form(request))
 
     async def model(self, request: Request, model: str) -> Response:
         async def found(request: Request) -> Response:
+            if not model:
+                raise _no_route(request)
             await self._doors.gate.caller(request.headers)
             self._known(model)
-            return JSONResponse(self._described())
+            info = self._services.runner.info
+            described = anthropic_models.described if ANTHROPIC in request.headers else _described
+            return JSONResponse(described(info))
 
-        return await _guarded(request, found)
+        return await _guarded(request, found, _form(request))
 
     async def healthz(self) -> Response:
         """200 while this process can be of use; 503 when only another one can."""
@@ -228,17 +241,28 @@ class _Api:
     def _known(self, model: str) -> str:
         served = self._services.runner.info.id
         if model != served:
-            raise UnknownModel(f"the model {model!r} is not served here; there is {served!r}")
+            raise UnknownModel(
+                f"the model {short(model)!r} is not served here; there is {served!r}"
+            )
         return served
 
-    def _described(self) -> dict[str, Any]:
-        info = self._services.runner.info
-        return {
-            "id": info.id,
-            "object": "model",
-            "created": info.created,
-            "owned_by": info.owned_by,
-        }
+
+def _described(info: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": info.id,
+        "object": "model",
+        "created": info.created,
+        "owned_by": info.owned_by,
+    }
+
+
+def _form(request: Request) -> Form:
+    return form_of(request.scope["path"], request.headers)
+
+
+def _no_route(request: Request) -> UnknownPath:
+    known = {path for route in request.app.routes if "{" not in (path := route.path)}
+    return unknown(request.method, request.scope["path"], known)
 
 
 async def _guarded(
@@ -260,9 +284,23 @@ def _answer_error(request: Request, error: Exception, form: Form = openai_form) 
     return JSONResponse(body, status_code=status, headers=dict(headers))
 
 
+async def _answer_no_route(request: Request, error: Exception) -> Response:
+    """What the framework answers itself: there is no such path, or not with this method."""
+    told: Exception = _no_route(request)
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        told = wrong_method(request.method, request.scope["path"], allow)
+    return _answer_error(request, told, _form(request))
+
+
 def _annotate(dialect: Dialect[Any], request: Request) -> bool:
     """Whether filter results are asked for. Raises InvalidBody where there is no place for them."""
-    asked = request.headers.get(FILTER_RESULTS, "") in {"1", "true"}
+    given = request.headers.get(FILTER_RESULTS, "0")
+    asked = given.lower() in {"1", "true", "yes"}
+    if not asked and given.lower() not in {"0", "false", "no"}:
+        raise InvalidBody(
+            f"the header {FILTER_RESULTS} is 1, true or yes, or left out", FILTER_RESULTS
+        )
     if asked and not dialect.annotates:
         raise InvalidBody(
             f"answers of {dialect.path} have no place for filter results: leave out "
@@ -270,42 +308,3 @@ def _annotate(dialect: Dialect[Any], request: Request) -> bool:
             FILTER_RESULTS,
         )
     return asked
-
-
-async def _body(request: Request, shape: type[Body]) -> Body:
-    """The request's body. Raises InvalidBody, naming the field."""
-    raw = bytearray()
-    try:
-        async for piece in request.stream():
-            raw += piece
-            if len(raw) > MOST_BYTES:
-                raise InvalidBody(f"the body has more than {MOST_BYTES} bytes", None)
-    except ClientDisconnect:
-        raise ClientGone("the client went away") from None
-    try:
-        return shape.model_validate_json(bytes(raw))
-    except ValidationError as error:
-        # Of a union, the branch that got furthest is the one that was meant.
-        raise _named(max(error.errors(), key=lambda e: len(e["loc"]))) from error
-
-
-def _named(error: Mapping[str, Any]) -> InvalidBody:
-    """The first thing that is wrong with a body, and the field, as `messages[0].content`."""
-    if error["type"] == "json_invalid":
-        return InvalidBody(f"the body is not JSON: {error['ctx']['error']}", None)
-    loc = error["loc"]
-    if "[key]" in loc:  # a mapping's bad key is no field, but what the client wrote
-        loc = loc[: loc.index("[key]") - 1]
-    # A union's branches stand in the path as types; fields are lower-case names, and numbers.
-    path = [p for p in loc if isinstance(p, int) or p.replace("_", "").islower()]
-    path = [p for p in path if p not in {"str", "bool", "dict"} and "[" not in str(p)]
-    param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or None
-    if error["type"] == "union_tag_invalid":
-        param, tag = f"{param}.type", error["ctx"]["tag"].strip("[]")
-        return InvalidBody(f"{param}: {tag!r} cannot be screened, and is refused", param)
-    if error["type"] == "extra_forbidden":
-        return InvalidBody(f"Unrecognized request argument supplied: {param}", param)
-    if error["type"] == "literal_error" and path and path[-1] == "type":
-        return InvalidBody(f"{param}: {error['input']!r} cannot be screened, and is refused", param)
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return InvalidBody(f"{param}: {message}" if param else message, param)

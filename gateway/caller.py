@@ -108,5 +108,6 @@ def check_local(headers: Mapping[str, str]) -> None:
     origin = headers.get("origin")
     if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
         raise ForbiddenOrigin(
-            "requests from web pages elsewhere are refused; add a key to allow them"
+            "requests from web pages elsewhere are refused; a proxy in front, which answers CORS, "
+            "can let them in"
         )

@@ -10,12 +10,15 @@ GatewayError
 ├── InvalidKeyName          a name that a new key cannot have
 ├── ForbiddenOrigin         a request that a web page elsewhere made a browser send
 ├── UnknownPolicy           a key names a policy that is not loaded
+├── UnknownPath             no endpoint is at this path
+├── WrongMethod             the endpoint at this path takes other methods
 ├── UnknownModel            the model asked for is not served here
 ├── UnknownDetector         the detector asked for is no policy or filter of the caller's
 ├── DetectorFailed          a filter failed, so that nothing can be said of a text
 ├── ScreeningFailed         a filter failed, and the policy lets nothing pass unscreened
 ├── InvalidBody             the request's body is not what the endpoint takes; names the field
 ├── RequestLate             the request did not arrive in time
+├── UnreadableEncoding      the request's body is compressed
 ├── PromptBlocked           the policy blocked the prompt
 ├── ClientGone              the client went away before the answer
 ├── ShuttingDown            the gateway is going down and takes nothing new
@@ -65,6 +68,7 @@ class LimitExceeded(GatewayError):
     limit, remaining: in the kind's unit, `remaining` before this request.
     reset_seconds: until all of the limit is free again, nothing more being used.
     retry_after: seconds until this very request would pass; None if it never will.
+    asked: what this request would take.
     headers: ready for the 429 response.
     """
 
@@ -76,9 +80,19 @@ class LimitExceeded(GatewayError):
         reset_seconds: float,
         retry_after: float | None,
         headers: Mapping[str, str],
+        *,
+        asked: int,
     ) -> None:
-        wait = "it can never fit" if retry_after is None else f"try again in {retry_after:.3f} s"
-        super().__init__(f"limit of {limit} {kind} reached, {remaining} left; {wait}")
+        message = f"limit of {limit} {kind} reached, {remaining} left"
+        if retry_after is not None:
+            message += f"; try again in {retry_after:.3f} s"
+        else:
+            message = (
+                f"this request asks for {asked} {kind}, which can never fit the limit of {limit}"
+            )
+            if kind == "tokens":
+                message += " a minute: the prompt is counted, and `max_tokens` for each answer"
+        super().__init__(message)
         self.kind = kind
         self.limit = limit
         self.remaining = remaining
@@ -111,6 +125,18 @@ class UnknownPolicy(GatewayError):
     """A key names a policy that is not loaded. The request is refused: no laxer one steps in."""
 
 
+class UnknownPath(GatewayError):
+    """No endpoint is at this path."""
+
+
+class WrongMethod(GatewayError):
+    """The endpoint at this path takes other methods. `allow`: those, by commas."""
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
 class UnknownModel(GatewayError):
     """The model asked for is not served here."""
 
@@ -133,6 +159,10 @@ class InvalidBody(GatewayError):
 
 class RequestLate(GatewayError):
     """The request, or a part of its body, did not arrive in time."""
+
+
+class UnreadableEncoding(GatewayError):
+    """The request's body is compressed, which is not read here."""
 
 
 class PromptBlocked(GatewayError):
@@ -188,6 +218,9 @@ TABLE: Sequence[tuple[type[Exception], Answer]] = (
     (PromptBlocked, Answer(400, INVALID, "content_filter")),
     (InvalidBody, Answer(400, INVALID)),
     (RequestLate, Answer(408, INVALID, "request_timeout")),
+    (UnreadableEncoding, Answer(415, INVALID, "unsupported_encoding")),
+    (UnknownPath, Answer(404, INVALID, "unknown_url")),
+    (WrongMethod, Answer(405, INVALID, "method_not_supported")),
     (UnknownModel, Answer(404, INVALID, "model_not_found")),
     (UnknownDetector, Answer(404, INVALID, "detector_not_found")),
     (DetectorFailed, Answer(503, SERVER, "detector_failed")),
@@ -214,6 +247,11 @@ _UNTOLD = {
     "engine_failed": "The engine failed on this request.",
     "internal_error": "The gateway failed on this request.",
 }
+
+
+def short(text: str, most: int = 100) -> str:
+    """What a client wrote, as it stands in a message: cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 #: Writes an error in a dialect, from its status and OpenAI's fields.
@@ -252,6 +290,8 @@ def http_error(
         body["type"] = error.kind
     elif isinstance(error, RequestLate):
         headers["connection"] = "close"  # what still comes of it is no request
+    elif isinstance(error, WrongMethod):
+        headers["allow"] = error.allow
     elif isinstance(error, runner.Overloaded):
         headers |= retry_headers(error.retry_after)
     elif answer.status == 503:

@@ -21,6 +21,13 @@ MAX_BIAS: Final = 100.0
 MAX_BIASES: Final = 1024
 MAX_ID: Final = 2**31 - 1
 
+#: What an engine takes, and what to send instead of that which it does not.
+_NONE: Final = "none; leave it out"
+_NO_TEXTS: Final = "no text to go on with (completions); ask in `messages`, as chat does"
+_NO_CONTINUING: Final = (
+    "no last message of role `assistant` to go on with; let the last be of another role"
+)
+
 
 def check(request: GenerateRequest, capabilities: Capabilities) -> None:
     """Refuse parameters that make no sense, and those this engine cannot serve.
@@ -80,18 +87,18 @@ def _check_bias(bias: Mapping[int, float]) -> None:
 def _check_capabilities(request: GenerateRequest, can: Capabilities) -> None:
     sampling = request.sampling
     needs = (
-        (request.prompt is not None, can.text_prompts, "prompt"),
-        (request.token_ids is not None, can.token_prompts, "prompt"),
-        (continues(request), can.continues, "messages"),
-        (bool(request.tools), can.tools, "tools"),
-        (sampling.n > 1, can.n, "n"),
-        (sampling.seed is not None, can.seed, "seed"),
-        (sampling.logprobs is not None, can.logprobs, "logprobs"),
-        (sampling.top_k is not None, can.top_k, "top_k"),
-        (sampling.min_p > 0.0, can.min_p, "min_p"),
-        (sampling.repetition_penalty != 1.0, can.repetition_penalty, "repetition_penalty"),
-        (bool(sampling.logit_bias), can.logit_bias, "logit_bias"),
+        (request.prompt is not None, can.text_prompts, "prompt", _NO_TEXTS),
+        (request.token_ids is not None, can.token_prompts, "prompt", "no token ids; send text"),
+        (continues(request), can.continues, "messages", _NO_CONTINUING),
+        (bool(request.tools), can.tools, "tools", "no tools; leave them out"),
+        (sampling.n > 1, can.n, "n", "one choice a request; send several requests"),
+        (sampling.seed is not None, can.seed, "seed", _NONE),
+        (sampling.logprobs is not None, can.logprobs, "logprobs", _NONE),
+        (sampling.top_k is not None, can.top_k, "top_k", _NONE),
+        (sampling.min_p > 0.0, can.min_p, "min_p", _NONE),
+        (sampling.repetition_penalty != 1.0, can.repetition_penalty, "repetition_penalty", _NONE),
+        (bool(sampling.logit_bias), can.logit_bias, "logit_bias", _NONE),
     )
-    for asked, able, param in needs:
+    for asked, able, param, instead in needs:
         if asked and not able:
-            raise Unsupported(f"this engine does not support this use of {param}", param)
+            raise Unsupported(f"{param}: this engine takes {instead}", param)

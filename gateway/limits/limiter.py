@@ -75,7 +75,7 @@ class Limiter:
             if cap is not None
         }
         if not admitted:
-            raise _exceeded(lease.usage)
+            raise _exceeded(lease.usage, tokens)
         return lease
 
     async def settle(self, lease: Lease, tokens_used: int, *, blocked: bool) -> None:
@@ -176,7 +176,7 @@ def _usage(limit: int, used: int, reset: int, retry: int) -> Usage:
     return Usage(limit, remaining, reset / 1000, None if retry < 0 else retry / 1000)
 
 
-def _exceeded(usage: Mapping[Kind, Usage]) -> LimitExceeded:
+def _exceeded(usage: Mapping[Kind, Usage], tokens: int) -> LimitExceeded:
     def wait(kind: Kind) -> float:
         retry = usage[kind].retry_after
         return math.inf if retry is None else retry
@@ -184,4 +184,14 @@ def _exceeded(usage: Mapping[Kind, Usage]) -> LimitExceeded:
     kind = max(usage, key=wait)
     at = usage[kind]
     headers = rate_limit_headers(usage) | retry_headers(at.retry_after)
-    return LimitExceeded(kind, at.limit, at.remaining, at.reset_seconds, at.retry_after, headers)
+    if at.retry_after is None:
+        headers["x-should-retry"] = "false"  # or official clients would, twice
+    return LimitExceeded(
+        kind,
+        at.limit,
+        at.remaining,
+        at.reset_seconds,
+        at.retry_after,
+        headers,
+        asked=tokens if kind == "tokens" else 1,
+    )

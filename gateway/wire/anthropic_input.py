@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Tag
 
-from gateway.wire.dialect import Json, Strict, by_type
+from gateway.wire.dialect import Flag, Json, Strict, by_form, by_type
 from model_runner.types import Message, ToolCall
 
 
@@ -27,6 +27,11 @@ class TextOnly(Strict):
 
 
 TextBlock: TypeAlias = Annotated[Annotated[TextOnly, Tag("[text]")], by_type()]
+#: A text, or a list of blocks that hold nothing else.
+Texts: TypeAlias = Annotated[
+    Annotated[str, Tag("[text]")] | Annotated[list[TextBlock], Tag("[list]")],
+    by_form("a text, or a list of blocks"),
+]
 
 
 class ToolUse(Strict):
@@ -42,8 +47,8 @@ class ToolUse(Strict):
 class ToolResult(Strict):
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
-    is_error: bool | None = None  # without effect
+    content: Texts | None = None
+    is_error: Flag | None = None  # without effect
     cache_control: CacheControl | None = None
     toolset_name: None = None
 
@@ -58,7 +63,10 @@ Block: TypeAlias = Annotated[
 
 class MessageParam(Strict):
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: Annotated[
+        Annotated[str, Tag("[text]")] | Annotated[list[Block], Tag("[list]")],
+        by_form("a text, or a list of blocks"),
+    ]
 
 
 def messages_of(given: Iterable[MessageParam]) -> tuple[Message, ...]:

@@ -11,12 +11,24 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from secrets import token_hex
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, ValidationInfo, field_validator
 
 from gateway.choice import Event
 from gateway.exchange import Exchange
-from gateway.wire.anthropic_input import CacheControl, MessageParam, TextBlock, joined, messages_of
-from gateway.wire.dialect import Dialect, Generate, Json, Strict, by_type, named_frame
+from gateway.wire.anthropic_input import CacheControl, MessageParam, Texts, joined, messages_of
+from gateway.wire.dialect import (
+    Dialect,
+    Flag,
+    Generate,
+    Json,
+    Number,
+    Strict,
+    Whole,
+    by_type,
+    check_choice,
+    named_frame,
+    only,
+)
 from gateway.wire.sampling import TopK
 from model_runner.types import FinishReason, GenerateRequest, Message, Sampling, Tool
 
@@ -26,12 +38,12 @@ class ToolParam(Strict):
     name: str
     description: str | None = None
     input_schema: Json
-    strict: bool | None = None
+    strict: Flag | None = None
     cache_control: CacheControl | None = None
 
 
 class _Choice(Strict):
-    disable_parallel_tool_use: Literal[False] | None = None
+    disable_parallel_tool_use: Annotated[Literal[False] | None, only(False, "must be false")] = None
 
 
 class AutoChoice(_Choice):
@@ -75,10 +87,10 @@ class MessagesRequest(Generate):
     """The request's body."""
 
     messages: Annotated[list[MessageParam], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)]
-    system: str | list[TextBlock] | None = None
-    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1)]
+    system: Texts | None = None
+    temperature: Annotated[Number, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: TopK | None = None
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = Field(None, max_length=4)
     tools: list[ToolParam] | None = None
@@ -97,6 +109,13 @@ class MessagesRequest(Generate):
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
     cache_control: CacheControl | None = None
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _is_there(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, ToolChoice):
+            check_choice(value.name, [t.name for t in info.data.get("tools") or ()])
+        return value
 
     def neutral(self, tenant: str) -> GenerateRequest:
         said = messages_of(self.messages)
@@ -230,6 +249,8 @@ _REFUSED: Json = {
 }
 _TYPES = {
     400: "invalid_request_error",
+    405: "invalid_request_error",
+    415: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from filters.types import OVERFLOW, Context, Finding, Piece
-from gateway.errors import DetectorFailed, UnknownDetector
+from gateway.errors import DetectorFailed, UnknownDetector, short
 from gateway.filter_results import MIDDLE, severity
 from gateway.keys import Role
+from gateway.wire.dialect import Number, Strict
 from policies.chain import ChainScan
 from policies.plan import Policy
 from policies.screen import Budget, StreamScreen
@@ -29,18 +30,14 @@ HEADER = "detector-id"
 THRESHOLD = 0.5
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DetectorParams(_Strict):
+class DetectorParams(Strict):
     """threshold: the least score. stage: whose rules a policy applies."""
 
-    threshold: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    threshold: Annotated[Number, Field(ge=0.0, le=1.0)] | None = None
     stage: Literal["input", "output"] = "input"
 
 
-class DetectionRequest(_Strict):
+class DetectionRequest(Strict):
     """The request's body."""
 
     contents: Annotated[list[str], Field(min_length=1, max_length=256)]
@@ -52,7 +49,7 @@ async def detect(
 ) -> list[list[dict[str, Any]]]:
     """The answer's body. Raises UnknownDetector, DetectorFailed."""
     if detector != policy.name and detector not in policy.links:
-        raise UnknownDetector(f"no detector {detector!r}: it is a policy or filter of yours")
+        raise UnknownDetector(f"no detector {short(detector)!r}: it is a policy or filter of yours")
     params = request.detector_params
     answer = []
     for text in request.contents:

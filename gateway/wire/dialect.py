@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator
+import pydantic
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, model_validator
 
 from gateway.errors import Form, openai_form
 from gateway.exchange import Exchange
@@ -19,18 +20,33 @@ from model_runner.types import GenerateRequest
 
 Json: TypeAlias = dict[str, Any]
 
+# As JSON has them: no text stands for a number, and no truth value either.
+Flag: TypeAlias = Annotated[bool, pydantic.Strict()]
+Whole: TypeAlias = Annotated[int, pydantic.Strict()]
+Number: TypeAlias = Annotated[float, pydantic.Strict()]
+
 
 class Strict(BaseModel):
-    """A part of a body. Unknown fields are refused by name."""
+    """A part of a body. Unknown fields are refused by name, unless they are null."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        # Clients send back whole answers, in which all that was not said is null: it says nothing.
+        if not isinstance(value, Mapping):
+            return value
+        known = cls.model_fields
+        empty = [name for name, given in value.items() if given is None and name not in known]
+        return {k: v for k, v in value.items() if k not in empty} if empty else value
 
 
 class Generate(Strict):
     """A body that asks for an answer."""
 
     model: str
-    stream: bool | None = None
+    stream: Flag | None = None
 
     def neutral(self, tenant: str) -> GenerateRequest:
         """The request as every engine takes it."""
@@ -108,15 +124,43 @@ def by_type(default: str = "") -> Discriminator:
     return Discriminator(tag)
 
 
+def by_form(said: str) -> Discriminator:
+    """Picks, of a union, the member tagged `[text]`, `[list]` or `[object]`, as the JSON is.
+
+    So errors are about what was meant. said: what the field takes, where it is none of these.
+    """
+
+    def tag(value: Any) -> str | None:
+        if isinstance(value, str):
+            return "[text]"
+        if isinstance(value, list):
+            return "[list]"
+        return "[object]" if isinstance(value, Mapping | BaseModel) else None
+
+    return Discriminator(tag, custom_error_type="form", custom_error_message=f"must be {said}")
+
+
 def refused(why: str) -> BeforeValidator:
     """For a field that only `null` is taken for."""
+    return only(None, why)
+
+
+def only(taken: object, why: str) -> BeforeValidator:
+    """For a field that only `null` and one value are taken for."""
 
     def check(value: object) -> object:
-        if value is not None:
+        # By type too, since 0 is equal to false.
+        if value is not None and (type(value) is not type(taken) or value != taken):
             raise ValueError(why)
         return value
 
     return BeforeValidator(check)
+
+
+def check_choice(name: object, tools: Iterable[str]) -> None:
+    """Refuse the choice of a tool that is not there. Raises ValueError."""
+    if isinstance(name, str) and name not in tools:
+        raise ValueError("it names a function that `tools` does not have")
 
 
 def check_stops(stops: Sequence[str]) -> None:

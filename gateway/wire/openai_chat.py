@@ -11,13 +11,23 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from secrets import token_hex
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, Tag, ValidationInfo, field_validator
 
 from gateway.choice import Event
 from gateway.exchange import Exchange
 from gateway.filter_results import filter_results, hit_results
 from gateway.json_texts import canonical
-from gateway.wire.dialect import Dialect, Json, Strict, frame
+from gateway.wire.dialect import (
+    Dialect,
+    Flag,
+    Json,
+    Strict,
+    Whole,
+    by_form,
+    check_choice,
+    frame,
+    only,
+)
 from gateway.wire.sampling import Sampled
 from model_runner.types import (
     GenerateRequest,
@@ -28,6 +38,8 @@ from model_runner.types import (
     ToolCall,
     Usage,
 )
+
+NO_STORE = "must be false: no answers are kept here"
 
 
 class TextPart(Strict):
@@ -48,13 +60,37 @@ class ToolCallParam(Strict):
 
 class MessageParam(Strict):
     role: Role
-    content: str | list[TextPart] | None = None
+    content: Annotated[
+        Annotated[
+            Annotated[str, Tag("[text]")] | Annotated[list[TextPart], Tag("[list]")],
+            by_form("a text, or a list of parts"),
+        ]
+        | None,
+        Field(validate_default=True),
+    ] = None
     name: str | None = None
     tool_calls: list[ToolCallParam] | None = None
-    tool_call_id: str | None = None
+    tool_call_id: Annotated[str | None, Field(validate_default=True)] = None
     # What clients send back of an earlier answer. A refusal is read as the message's text.
     refusal: str | None = None
     annotations: list[Any] | None = Field(default=None, max_length=0)
+    # Dropped: no chat format takes it.
+    reasoning_content: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, value: Any, info: ValidationInfo) -> Any:
+        role = info.data.get("role", "assistant")
+        if value is None and role != "assistant":
+            raise ValueError(f"a message of role `{role}` needs it")
+        return value
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _says_of_which_call(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("role") == "tool":
+            raise ValueError("a message of role `tool` needs it")
+        return value
 
     def neutral(self) -> Message:
         content = self.content
@@ -77,7 +113,7 @@ class FunctionParam(Strict):
     name: str
     description: str | None = None
     parameters: Json | None = None
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 class ToolParam(Strict):
@@ -86,9 +122,11 @@ class ToolParam(Strict):
 
 
 class StreamOptions(Strict):
-    include_usage: bool = False
-    # Padding against guesses from frame sizes; we send none.
-    include_obfuscation: Literal[False] = False
+    include_usage: Flag | None = None
+    # Padding against guesses from frame sizes.
+    include_obfuscation: Annotated[
+        Literal[False] | None, only(False, "must be false: none is sent")
+    ] = None
 
 
 class ResponseFormat(Strict):
@@ -100,21 +138,44 @@ class ChatRequest(Sampled):
 
     messages: Annotated[list[MessageParam], Field(min_length=1)]
     stream_options: StreamOptions | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    logprobs: Flag | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     tools: list[ToolParam] | None = None
-    tool_choice: Literal["none", "auto", "required"] | Json | None = None
+    tool_choice: (
+        Annotated[
+            Annotated[Literal["none", "auto", "required"], Tag("[text]")]
+            | Annotated[Json, Tag("[object]")],
+            by_form("`none`, `auto`, `required`, or an object that names a function"),
+        ]
+        | None
+    ) = None
     # Accepted for clients that send them always; without effect.
     user: str | None = None
     response_format: ResponseFormat | None = None
-    store: Literal[False] | None = None
+    store: Annotated[Literal[False] | None, only(False, NO_STORE)] = None
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _one_bound(cls, value: int | None, info: ValidationInfo) -> int | None:
+        other = info.data.get("max_tokens")
+        if value is not None and other is not None and value != other:
+            raise ValueError("`max_tokens` says otherwise; send one of them")
+        return value
 
     @field_validator("top_logprobs")
     @classmethod
     def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value and not info.data.get("logprobs"):
             raise ValueError("needs `logprobs: true`")
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _is_there(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("function"), dict):
+            tools = info.data.get("tools") or ()
+            check_choice(value["function"].get("name"), [t.function.name for t in tools])
         return value
 
     def neutral(self, tenant: str) -> GenerateRequest:

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from gateway.choice import Event
 from gateway.exchange import Exchange
 from gateway.filter_results import filter_results
-from gateway.wire.dialect import Dialect, Json, frame
+from gateway.wire.dialect import Dialect, Flag, Json, Whole, frame, only
 from gateway.wire.openai_chat import StreamOptions, usage_of
 from gateway.wire.sampling import Sampled
 from model_runner.types import CONTENT, GenerateRequest
@@ -27,10 +27,10 @@ class CompletionRequest(Sampled):
 
     prompt: str
     stream_options: StreamOptions | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: bool | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=5)] | None = None
+    echo: Flag | None = None
     # Accepted for clients that send them always; without effect.
-    best_of: Literal[1] | None = None
+    best_of: Annotated[Literal[1] | None, only(1, "must be 1")] = None
     user: str | None = None
 
     @field_validator("prompt", mode="before")

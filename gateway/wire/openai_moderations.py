@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from secrets import token_hex
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from gateway.filter_results import MIDDLE, severity
 from gateway.keys import Role
+from gateway.wire.dialect import Strict
 from policies.types import Action, Verdict
 
 #: OpenAI's name -> ours.
@@ -34,19 +35,36 @@ CATEGORIES: Mapping[str, str] = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TextInput(_Strict):
+class TextInput(Strict):
     type: Literal["text"]
     text: str
 
 
-class ModerationRequest(_Strict):
+def _form(value: object) -> str | None:
+    if isinstance(value, str):
+        return "[text]"
+    if not isinstance(value, list):
+        return None
+    return "[parts]" if value and isinstance(value[0], dict | BaseModel) else "[texts]"
+
+
+Texts = Annotated[list[str], Field(min_length=1, max_length=256)]
+Parts = Annotated[list[TextInput], Field(min_length=1, max_length=256)]
+
+
+class ModerationRequest(Strict):
     """The request's body. `model` is echoed; the policy says which filters run."""
 
-    input: str | Annotated[list[str] | list[TextInput], Field(min_length=1, max_length=256)]
+    input: Annotated[
+        Annotated[str, Tag("[text]")]
+        | Annotated[Texts, Tag("[texts]")]
+        | Annotated[Parts, Tag("[parts]")],
+        Discriminator(
+            _form,
+            custom_error_type="form",
+            custom_error_message="must be a text, a list of texts, or a list of parts",
+        ),
+    ]
     model: str = "gardefou"
 
     def texts(self) -> list[str]:

@@ -11,10 +11,24 @@ from collections.abc import AsyncIterator, Iterable
 from secrets import token_hex
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, Tag, ValidationInfo, field_validator
 
 from gateway.exchange import Exchange
-from gateway.wire.dialect import Dialect, Generate, Json, Strict, named_frame, refused
+from gateway.wire.dialect import (
+    Dialect,
+    Flag,
+    Generate,
+    Json,
+    Number,
+    Strict,
+    Whole,
+    by_form,
+    check_choice,
+    named_frame,
+    only,
+    refused,
+)
+from gateway.wire.openai_chat import NO_STORE
 from gateway.wire.responses_input import Item, messages_of
 from gateway.wire.responses_output import Output
 from model_runner.types import (
@@ -35,7 +49,7 @@ class FunctionParam(Strict):
     name: str
     description: str | None = None
     parameters: Json | None = None
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 class FunctionChoice(Strict):
@@ -52,34 +66,47 @@ class TextConfig(Strict):
 
 
 class StreamOptions(Strict):
-    # Padding against guesses from frame sizes; we send none.
-    include_obfuscation: Literal[False] = False
+    # Padding against guesses from frame sizes.
+    include_obfuscation: Annotated[
+        Literal[False] | None, only(False, "must be false: none is sent")
+    ] = None
 
 
 class ResponsesRequest(Generate):
     """The request's body."""
 
-    input: str | Annotated[list[Item], Field(min_length=1)]
+    input: Annotated[
+        Annotated[str, Tag("[text]")]
+        | Annotated[Annotated[list[Item], Field(min_length=1)], Tag("[list]")],
+        by_form("a text, or a list of items"),
+    ]
     instructions: str | None = None
     tools: list[FunctionParam] | None = None
-    tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    tool_choice: (
+        Annotated[
+            Annotated[Literal["none", "auto", "required"], Tag("[text]")]
+            | Annotated[FunctionChoice, Tag("[object]")],
+            by_form("`none`, `auto`, `required`, or an object that names a function"),
+        ]
+        | None
+    ) = None
+    max_output_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     stream_options: StreamOptions | None = None
     # What would need a memory, or tools of the gateway's own.
-    store: Literal[False] | None = None
+    store: Annotated[Literal[False] | None, only(False, NO_STORE)] = None
     previous_response_id: Annotated[None, refused(STATELESS)] = None
     conversation: Annotated[None, refused(STATELESS)] = None
     prompt: Annotated[None, refused(STATELESS)] = None
-    background: Literal[False] | None = None
+    background: Annotated[Literal[False] | None, only(False, NO_STORE)] = None
     max_tool_calls: Annotated[None, refused(HOSTED)] = None
     # Accepted for clients that send them always; without effect, and never sent to the model.
     text: TextConfig | None = None
     truncation: Literal["disabled"] | None = None
-    parallel_tool_calls: Literal[True] | None = None
+    parallel_tool_calls: Annotated[Literal[True] | None, only(True, "must be true")] = None
     service_tier: Literal["auto", "default"] | None = None
     metadata: dict[str, str] | None = None
     user: str | None = None
@@ -91,6 +118,13 @@ class ResponsesRequest(Generate):
     def _says_something(cls, value: str | list[Item]) -> str | list[Item]:
         if not isinstance(value, str) and not messages_of(value):
             raise ValueError("there is no message in it")
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _is_there(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, FunctionChoice):
+            check_choice(value.name, [t.name for t in info.data.get("tools") or ()])
         return value
 
     @field_validator("top_logprobs")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, Tag
 
 from gateway.json_texts import canonical
-from gateway.wire.dialect import Strict, by_type
+from gateway.wire.dialect import Strict, by_form, by_type
 from model_runner.types import Message, ToolCall
 
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
@@ -44,6 +44,9 @@ Part = Annotated[
 ]
 
 
+ResultPart = Annotated[Annotated[InputText, Tag("[input_text]")], by_type()]
+
+
 class _Echoed(Strict):
     """What items of an earlier answer bear, sent back; without effect."""
 
@@ -54,7 +57,10 @@ class _Echoed(Strict):
 class MessageItem(_Echoed):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[Part]
+    content: Annotated[
+        Annotated[str, Tag("[text]")] | Annotated[list[Part], Tag("[list]")],
+        by_form("a text, or a list of parts"),
+    ]
     phase: Literal["commentary", "final_answer"] | None = None  # without effect
 
 
@@ -70,7 +76,10 @@ class CallItem(_Echoed):
 class ResultItem(_Echoed):
     type: Literal["function_call_output"]
     call_id: str | None = None
-    output: str | list[Annotated[Annotated[InputText, Tag("[input_text]")], by_type()]]
+    output: Annotated[
+        Annotated[str, Tag("[text]")] | Annotated[list[ResultPart], Tag("[list]")],
+        by_form("a text, or a list of parts"),
+    ]
     caller: None = None
     namespace: None = None
 

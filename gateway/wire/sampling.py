@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, Tag, field_validator
 
-from gateway.wire.dialect import Generate, check_stops
+from gateway.wire.dialect import Generate, Number, Whole, by_form, check_stops
 from model_runner.checks import MAX_BIAS, MAX_BIASES, MAX_ID
 from model_runner.types import Sampling
 
-TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
-Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS, allow_inf_nan=False)]
-TopK = Annotated[int, Field(ge=1, le=MAX_ID)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]  # a key of an object, so a text
+Bias = Annotated[Number, Field(ge=-MAX_BIAS, le=MAX_BIAS, allow_inf_nan=False)]
+TopK = Annotated[Whole, Field(ge=1, le=MAX_ID)]
 
 
 class Sampled(Generate):
     """A body that says how to sample. `top_k`, `min_p` and `repetition_penalty` are vLLM's."""
 
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=16)] | None = None
+    stop: (
+        Annotated[
+            Annotated[str, Tag("[text]")] | Annotated[list[str], Tag("[list]")],
+            by_form("a text, or a list of up to 4"),
+        ]
+        | None
+    ) = None
+    seed: Whole | None = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[TokenId, Bias] | None = Field(default=None, max_length=MAX_BIASES)
-    top_k: Annotated[int, Field(ge=-1, le=MAX_ID)] | None = None  # -1 and 0: all, as vLLM says it
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1, le=MAX_ID)] | None = None  # -1 and 0: all, as vLLM says it
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(ge=0.1, le=10)] | None = None
 
     @field_validator("stop")
     @classmethod

@@ -96,9 +96,11 @@ class TemplatePrompts:
         found = Counter(NAME.findall(text))
         for i, (name, show) in enumerate(zip(names, shown, strict=True)):
             if show and found[name] != 1:
+                # Left out, or put in twice: a role that the template knows elsewhere or not at all.
                 raise BadRequest(
-                    f"the model's chat template does not put message {i} into the prompt once",
-                    "messages",
+                    f"messages[{i}]: this model's chat template does not take a "
+                    f"`{messages[i].role}` message here",
+                    f"messages[{i}]",
                 )
         return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -288,7 +289,9 @@ async def test_long_holds_send_comments(redis: Redis) -> None:
     ("change", "status", "param", "words"),
     [
         ({"colour": 1}, 400, "colour", "Unrecognized request argument supplied: colour"),
-        ({"logit_bias": {"1": 200}}, 400, "logit_bias", "less than or equal to 100"),
+        ({"topColour": 1}, 400, "topColour", "supplied: topColour"),
+        ({"[x]": 1}, 400, "[x]", "supplied: [x]"),
+        ({"logit_bias": {"1": 200}}, 400, "logit_bias.1", "less than or equal to 100"),
         ({"logit_bias": {"a": 2}}, 400, "logit_bias", "integer"),
         ({"logit_bias": {"-1": 2}}, 400, "logit_bias", "greater"),
         ({"top_k": -2}, 400, "top_k", "greater"),
@@ -304,6 +307,47 @@ async def test_long_holds_send_comments(redis: Redis) -> None:
             "messages[0].content[0].type",
             "cannot be screened",
         ),
+        ({"messages": [{"role": "user"}]}, 400, "messages[0].content", "role `user` needs it"),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            400,
+            "messages[0].content",
+            "role `user` needs it",
+        ),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            400,
+            "messages[0].content",
+            "must be a text, or a list of parts",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ["x"]}]},
+            400,
+            "messages[0].content[0]",
+            "object",
+        ),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            400,
+            "messages[0].tool_call_id",
+            "role `tool` needs it",
+        ),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+            400,
+            "tool_choice",
+            "`tools` does not have",
+        ),
+        ({"tool_choice": 5}, 400, "tool_choice", "must be `none`, `auto`"),
+        ({"max_tokens": "10"}, 400, "max_tokens", "valid integer"),
+        ({"max_tokens": 9, "max_completion_tokens": 8}, 400, "max_completion_tokens", "one of"),
+        ({"n": True}, 400, "n", "valid integer"),
+        ({"temperature": True}, 400, "temperature", "valid number"),
+        ({"temperature": "1"}, 400, "temperature", "valid number"),
+        ({"stream": "yes"}, 400, "stream", "valid boolean"),
+        ({"logit_bias": {"1": "2"}}, 400, "logit_bias.1", "valid number"),
+        ({"store": True}, 400, "store", "must be false: no answers are kept here"),
+        ({"response_format": 5, "user": 5}, 400, "user", "string"),
         ({"top_logprobs": 2}, 400, "top_logprobs", "needs"),
         ({"stop": ["a"] * 5}, 400, "stop", "up to 4"),
         ({"model": "gpt-9"}, 404, None, "'scripted'"),
@@ -329,8 +373,42 @@ async def test_bodies_that_are_no_json_or_too_large(redis: Redis) -> None:
         async with gateway.http.post(url, data=b"{nope") as answer:
             assert answer.status == 400
             assert "not JSON" in (await answer.json())["error"]["message"]
+        packed = gzip.compress(json.dumps(ask("?")).encode())
+        async with gateway.http.post(
+            url, data=packed, headers={"content-encoding": "gzip"}
+        ) as answer:
+            assert answer.status == 415
+            assert "`gzip`" in (await answer.json())["error"]["message"]
         async with gateway.http.post(url, data=io.BytesIO(b" " * (9 * 1024 * 1024))) as answer:
             assert answer.status == 400
+
+
+async def test_numbers_and_nulls_that_clients_send_are_taken(redis: Redis) -> None:
+    runner = ScriptedRunner.text("Yes.")
+    async with serving(runner, redis) as gateway:
+        sent = ask(
+            "?",
+            temperature=0,
+            top_p=1,
+            max_tokens=9,
+            max_completion_tokens=9,
+            stop=None,
+            tool_choice=None,
+            stream_options=None,
+        )
+        sent["messages"].insert(0, {"role": "assistant", "content": None, "refusal": "No."})
+        assert (await gateway.post(sent))[0] == 200
+        assert runner.requests[0].sampling.temperature == 0.0
+
+
+async def test_long_names_are_cut(redis: Redis) -> None:
+    async with serving(ScriptedRunner.text("Yes."), redis) as gateway:
+        long = "x" * 100_000
+        user = {"role": "user", "content": [{"type": long}]}
+        for change in ({long: 1}, {"model": long}, {"messages": [user]}):
+            _, body, _ = await gateway.post(ask("?") | change)
+            assert len(json.dumps(body)) < 600
+            assert "x" * 90 in body["error"]["message"]
 
 
 async def test_what_the_filters_found_on_request(redis: Redis) -> None:

@@ -200,7 +200,7 @@ async def test_an_engine_without_text_prompts_says_so(redis: Redis) -> None:
     async with serving(runner, redis) as gateway:
         status, told, _ = await gateway.post(body("/v1/completions"), "/v1/completions")
         assert (status, told["error"]["param"]) == (400, "prompt")
-        assert "does not support" in told["error"]["message"]
+        assert "takes no text to go on with (completions)" in told["error"]["message"]
 
 
 # Responses
@@ -595,10 +595,29 @@ async def test_long_holds_keep_every_stream_alive(redis: Redis, path: str) -> No
         ("/v1/completions", {"best_of": 3}, "best_of", "1"),
         ("/v1/completions", {"echo": True, "logprobs": 1}, "echo", "logprobs"),
         ("/v1/completions", {"max_tokens": 0}, "max_tokens", "greater"),
-        ("/v1/responses", {"store": True}, "store", "False"),
+        ("/v1/responses", {"store": True}, "store", "must be false: no answers are kept here"),
+        ("/v1/responses", {"store": 0}, "store", "must be false"),
         ("/v1/responses", {"previous_response_id": "r"}, "previous_response_id", "kept here"),
         ("/v1/responses", {"conversation": "c"}, "conversation", "kept here"),
-        ("/v1/responses", {"background": True}, "background", "False"),
+        ("/v1/responses", {"background": True}, "background", "must be false"),
+        ("/v1/responses", {"input": []}, "input", "at least 1 item"),
+        ("/v1/responses", {"input": 5}, "input", "must be a text, or a list of items"),
+        ("/v1/responses", {"max_output_tokens": "9"}, "max_output_tokens", "integer"),
+        (
+            "/v1/responses",
+            {"tool_choice": {"type": "function", "name": "f"}},
+            "tool_choice",
+            "`tools`",
+        ),
+        ("/v1/responses", {"tool_choice": "f"}, "tool_choice", "must be 'none', 'auto' or"),
+        ("/v1/completions", {"stop": 5}, "stop", "must be a text, or a list of up to 4"),
+        ("/v1/completions", {"logprobs": True}, "logprobs", "integer"),
+        ("/v1/completions", {"echo": "yes"}, "echo", "boolean"),
+        ("/v1/messages", {"max_tokens": "9"}, "max_tokens", "integer"),
+        ("/v1/messages", {"max_tokens": True}, "max_tokens", "integer"),
+        ("/v1/messages", {"stream": 1}, "stream", "boolean"),
+        ("/v1/messages", {"system": 5}, "system", "must be a text, or a list of blocks"),
+        ("/v1/messages", {"tool_choice": {"type": "tool", "name": "f"}}, "tool_choice", "`tools`"),
         ("/v1/responses", {"tools": [{"type": "web_search"}]}, "tools[0].type", "screened"),
         (
             "/v1/responses",
@@ -640,6 +659,55 @@ async def test_what_is_refused_is_named(
     assert runner.requests == []
 
 
+@pytest.mark.parametrize("path", [CHAT, *BODIES])
+async def test_what_is_null_and_unknown_says_nothing(redis: Redis, path: str) -> None:
+    runner = ScriptedRunner.text("Yes.")
+    async with serving(runner, redis) as gateway:
+        sent = body(path, parallel_tool_calls=None, colour=None)
+        for message in sent.get("messages", ()):
+            message |= {"audio": None, "function_call": None}
+        assert (await gateway.post(sent, path))[0] == 200
+        if "messages" in sent:
+            sent["messages"][0]["audio"] = {}
+            _, told, _ = await gateway.post(sent, path)
+            assert told["error"]["param"] == "messages[0].audio"
+
+
+async def test_every_client_sends_back_what_it_got(redis: Redis) -> None:
+    steps = [*pieces("thinking", REASONING), *pieces("Yes."), *tool_call("go", "{}")]
+    runner = ScriptedRunner(replay(steps))
+    async with serving(runner, redis) as gateway, claude(gateway) as client:
+        said: Any = [{"role": "user", "content": "Hi"}]
+        chat = await gateway.client.chat.completions.create(model="scripted", messages=said)
+        message: Any = chat.choices[0].message.model_dump()
+        await gateway.client.chat.completions.create(
+            model="scripted", messages=[*said, message, *said]
+        )
+        response = await gateway.client.responses.create(model="scripted", input=said)
+        items: Any = [item.model_dump() for item in response.output]
+        await gateway.client.responses.create(model="scripted", input=[*said, *items, *said])
+        whole: Any = await client.messages.create(model="scripted", max_tokens=9, messages=said)
+        back: Any = [{"role": "assistant", "content": whole.model_dump()["content"]}, *said]
+        await client.messages.create(model="scripted", max_tokens=9, messages=[*said, *back])
+        for asked in runner.requests[1::2]:
+            assert asked.messages is not None
+            assert [m.role for m in asked.messages] == ["user", "assistant", "user"]
+            assert asked.messages[1].content == "Yes."
+            assert asked.messages[1].tool_calls[0].name == "go"
+            assert "thinking" not in repr(asked)
+
+
+async def test_anthropics_client_lists_the_model(redis: Redis) -> None:
+    async with serving(ScriptedRunner.text("Yes."), redis) as gateway, claude(gateway) as client:
+        [model] = [model async for model in client.models.list()]
+        assert (model.type, model.id, model.display_name) == ("model", "scripted", "scripted")
+        assert model.created_at.tzinfo is not None
+        assert (await client.models.retrieve("scripted")) == model
+        with pytest.raises(anthropic.NotFoundError) as missing:
+            await client.models.retrieve("no")
+        assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
+
+
 def gateway_cancelled(gateway: Gateway) -> bool:
     """Whether every generation so far was closed before its end."""
     runner = gateway.runner
@@ -670,3 +738,15 @@ async def test_filter_results_are_refused_where_they_have_no_place(redis: Redis,
         assert status == 400
         assert "x-gardefou-filter-results" in answer["error"]["message"]
         assert runner.requests == []
+
+
+@pytest.mark.parametrize(
+    ("given", "status"), [("1", 200), ("true", 200), ("Yes", 200), ("0", 200), ("on", 400)]
+)
+async def test_how_filter_results_are_asked_for(redis: Redis, given: str, status: int) -> None:
+    async with serving(ScriptedRunner.text("Yes."), redis) as gateway:
+        got, answer, _ = await gateway.post(body(CHAT), x_gardefou_filter_results=given)
+        assert got == status
+        assert ("prompt_filter_results" in answer) == (status == 200 and given != "0")
+        if status == 400:
+            assert answer["error"]["param"] == "x-gardefou-filter-results"

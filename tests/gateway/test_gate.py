@@ -116,6 +116,74 @@ async def test_tokens_are_reserved_on_the_way_in_and_settled_on_the_way_out(redi
         assert (status, body["error"]["type"]) == (429, "tokens")
 
 
+async def test_what_can_never_fit_says_what_was_counted(redis: Redis) -> None:
+    limits = Limits(tokens_per_minute=600)
+    async with serving(ScriptedRunner.text("One two."), redis, limits=limits) as gateway:
+        status, body, headers = await gateway.post(ask("Hi", max_tokens=1000))
+        assert (status, body["error"]["type"]) == (429, "tokens")
+        assert "asks for 1002 tokens" in body["error"]["message"]
+        assert "limit of 600 a minute" in body["error"]["message"]
+        assert "`max_tokens`" in body["error"]["message"]
+        assert headers["x-should-retry"] == "false"
+        assert "retry-after" not in headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/v1/embeddings", 404, "no POST /v1/embeddings here"),
+        ("GET", "/", 404, "no GET / here"),
+        ("POST", "/chat/completions", 404, "it is /v1/chat/completions: the base_url of OpenAI's"),
+        ("POST", "/v1/v1/responses", 404, "it is /v1/responses: the base_url has one /v1 too many"),
+        ("POST", "/v1/chat/completions/", 404, "it is /v1/chat/completions, without a slash"),
+        ("GET", "/v1/models/", 404, "it is /v1/models, without a slash"),
+        ("GET", "/openapi.json", 404, "no GET /openapi.json here"),
+        ("GET", "/v1/chat/completions", 405, "does not take GET, only POST"),
+        ("POST", "/v1/models", 405, "does not take POST, only GET, HEAD"),
+        ("OPTIONS", "/v1/chat/completions", 405, "this gateway sends no CORS headers"),
+    ],
+)
+async def test_what_is_at_no_path_is_told_in_openais_form(
+    redis: Redis, method: str, path: str, status: int, words: str
+) -> None:
+    async with (
+        serving(ScriptedRunner.text("Yes."), redis) as gateway,
+        gateway.http.request(
+            method, gateway.url + path, json={}, headers={"host": "evil.example"}
+        ) as answer,
+    ):
+        assert answer.status == status
+        error = (await answer.json())["error"]
+        assert words in error["message"]
+        assert error["code"] == {404: "unknown_url", 405: "method_not_supported"}[status]
+        assert (answer.headers.get("allow") is not None) == (status == 405)
+        assert "location" not in answer.headers
+
+
+async def test_what_is_at_no_path_is_told_in_the_form_of_its_neighbours(redis: Redis) -> None:
+    async with serving(ScriptedRunner.text("Yes."), redis) as gateway:
+        for path in ("/v1/messages/count_tokens", "/v1/v1/messages"):
+            status, told, _ = await gateway.post({}, path)
+            assert (status, told["type"]) == (404, "error")
+            assert told["error"]["type"] == "not_found_error"
+        async with gateway.http.get(gateway.url + "/v1/messages") as answer:
+            assert (await answer.json())["error"]["type"] == "invalid_request_error"
+        status, told, _ = await gateway.post({}, "/v1/files", anthropic_version="2023-06-01")
+        assert (status, told["type"]) == (404, "error")
+        status, told, _ = await gateway.post({}, "/api/v1/text/generation")
+        assert (status, told["code"], set(told)) == (404, 404, {"code", "message"})
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models", "/v1/models/scripted"])
+async def test_head_is_get_without_a_body(redis: Redis, path: str) -> None:
+    async with serving(ScriptedRunner.text("Yes."), redis) as gateway:
+        async with gateway.http.get(gateway.url + path) as answer:
+            length = len(await answer.read())
+        async with gateway.http.head(gateway.url + path) as answer:
+            assert (answer.status, answer.headers["content-length"]) == (200, str(length))
+            assert await answer.read() == b""
+
+
 async def test_an_answer_without_a_bound_gets_the_one_that_was_reserved(redis: Redis) -> None:
     runner = ScriptedRunner.text("One two three four five six.", cut=4)
     limits = Limits(tokens_per_minute=1000)
@@ -257,6 +325,25 @@ async def test_moderations_have_all_13_categories(redis: Redis, tmp_path: Path) 
         parts = [{"type": "image_url", "image_url": {"url": "data:,"}}]
         with pytest.raises(openai.BadRequestError, match="cannot be screened"):
             await gateway.client.moderations.create(input=parts)
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "words"),
+    [
+        (["x"] * 300, "input", "at most 256 items"),
+        ([{"type": "text", "text": "x"}] * 300, "input", "at most 256 items"),
+        ([], "input", "at least 1 item"),
+        (5, "input", "must be a text, a list of texts, or a list of parts"),
+        ({"type": "text"}, "input", "must be a text, a list of texts, or a list of parts"),
+        (["x", 5], "input[1]", "string"),
+        ([{"type": "image_url"}], "input[0].type", "cannot be screened"),
+    ],
+)
+async def test_what_moderations_refuse(redis: Redis, given: Any, param: str, words: str) -> None:
+    async with serving(ScriptedRunner.text("Yes."), redis) as gateway:
+        status, told, _ = await gateway.post({"input": given}, "/v1/moderations")
+        assert (status, told["error"]["param"]) == (400, param)
+        assert words in told["error"]["message"]
 
 
 async def test_metrics_count_decisions_and_hold_no_text(redis: Redis, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ MUST_SCREEN: dict[str, set[str]] = {
         "tools[0].function.name",
         "tools[0].function.description",
         "tools[0].function.parameters.key",
-        "tool_choice.function.name",
+        "tool_choice.custom.name",  # of functions it must be a name that `tools` has
         "stop",
         "stop[0]",
     },
@@ -178,7 +178,6 @@ MUST_SCREEN: dict[str, set[str]] = {
         "tools[0].name",
         "tools[0].description",
         "tools[0].parameters.key",
-        "tool_choice.name",
     },
     MESSAGES: {
         "system",
@@ -195,7 +194,6 @@ MUST_SCREEN: dict[str, set[str]] = {
         "tools[0].name",
         "tools[0].description",
         "tools[0].input_schema.key",
-        "tool_choice.name",
         "stop_sequences[0]",
     },
 }

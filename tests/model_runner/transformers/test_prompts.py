@@ -224,11 +224,16 @@ def test_what_a_template_does_not_take_is_refused() -> None:
     refusing = "{{ raise_exception('roles must alternate') }}"
     dropping = "{% for m in messages if m.role == 'user' %}[INST]{{ m.content }}{% endfor %}"
     twice = "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}"
-    for template, says in [(refusing, "alternate"), (dropping, "message 0"), (twice, "once")]:
+    system = "does not take a `system` message here"
+    for template, says, param in [
+        (refusing, "alternate", "messages"),
+        (dropping, rf"messages\[0\]: .* {system}", "messages[0]"),
+        (twice, system, "messages[0]"),
+    ]:
         prompts = build("byte-level", template)[1]
         with pytest.raises(BadRequest, match=says) as caught:
             prompts.render(talk("SECRET", "SECRET"))
-        assert caught.value.param == "messages"
+        assert caught.value.param == param
         assert "SECRET" not in str(caught.value)
     with pytest.raises(Unsupported):
         build("byte-level", "")[1].render(talk("a", "b"))
