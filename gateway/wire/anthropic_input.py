@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Tag
 
-from gateway.wire.dialect import Flag, Json, Strict, by_form, by_type
+from gateway.wire.dialect import Flag, Json, Many, Strict, by_form, by_type
 from model_runner.types import Message, ToolCall
 
 
@@ -29,7 +29,7 @@ class TextOnly(Strict):
 TextBlock: TypeAlias = Annotated[Annotated[TextOnly, Tag("[text]")], by_type()]
 #: A text, or a list of blocks that hold nothing else.
 Texts: TypeAlias = Annotated[
-    Annotated[str, Tag("[text]")] | Annotated[list[TextBlock], Tag("[list]")],
+    Annotated[str, Tag("[text]")] | Annotated[Many[TextBlock], Tag("[list]")],
     by_form("a text, or a list of blocks"),
 ]
 
@@ -64,7 +64,7 @@ Block: TypeAlias = Annotated[
 class MessageParam(Strict):
     role: Literal["user", "assistant", "system"]
     content: Annotated[
-        Annotated[str, Tag("[text]")] | Annotated[list[Block], Tag("[list]")],
+        Annotated[str, Tag("[text]")] | Annotated[Many[Block], Tag("[list]")],
         by_form("a text, or a list of blocks"),
     ]
 

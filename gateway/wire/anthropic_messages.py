@@ -21,6 +21,7 @@ from gateway.wire.dialect import (
     Flag,
     Generate,
     Json,
+    Many,
     Number,
     Strict,
     Whole,
@@ -86,14 +87,14 @@ class NoThinking(Strict):
 class MessagesRequest(Generate):
     """The request's body."""
 
-    messages: Annotated[list[MessageParam], Field(min_length=1)]
+    messages: Annotated[Many[MessageParam], Field(min_length=1)]
     max_tokens: Annotated[Whole, Field(ge=1)]
     system: Texts | None = None
     temperature: Annotated[Number, Field(ge=0, le=1)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: TopK | None = None
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = Field(None, max_length=4)
-    tools: list[ToolParam] | None = None
+    tools: Many[ToolParam] | None = None
     tool_choice: (
         Annotated[
             Annotated[AutoChoice, Tag("[auto]")]

@@ -25,6 +25,10 @@ Flag: TypeAlias = Annotated[bool, pydantic.Strict()]
 Whole: TypeAlias = Annotated[int, pydantic.Strict()]
 Number: TypeAlias = Annotated[float, pydantic.Strict()]
 
+Item = TypeVar("Item")
+#: A list of which the first bad item is told: of a million the errors alone would take seconds.
+Many: TypeAlias = Annotated[list[Item], pydantic.Field(fail_fast=True)]
+
 
 class Strict(BaseModel):
     """A part of a body. Unknown fields are refused by name, unless they are null."""
@@ -38,7 +42,7 @@ class Strict(BaseModel):
         if not isinstance(value, Mapping):
             return value
         known = cls.model_fields
-        empty = [name for name, given in value.items() if given is None and name not in known]
+        empty = {name for name, given in value.items() if given is None and name not in known}
         return {k: v for k, v in value.items() if k not in empty} if empty else value
 
 

@@ -21,6 +21,7 @@ from gateway.wire.dialect import (
     Dialect,
     Flag,
     Json,
+    Many,
     Strict,
     Whole,
     by_form,
@@ -62,14 +63,14 @@ class MessageParam(Strict):
     role: Role
     content: Annotated[
         Annotated[
-            Annotated[str, Tag("[text]")] | Annotated[list[TextPart], Tag("[list]")],
+            Annotated[str, Tag("[text]")] | Annotated[Many[TextPart], Tag("[list]")],
             by_form("a text, or a list of parts"),
         ]
         | None,
         Field(validate_default=True),
     ] = None
     name: str | None = None
-    tool_calls: list[ToolCallParam] | None = None
+    tool_calls: Many[ToolCallParam] | None = None
     tool_call_id: Annotated[str | None, Field(validate_default=True)] = None
     # What clients send back of an earlier answer. A refusal is read as the message's text.
     refusal: str | None = None
@@ -136,12 +137,12 @@ class ResponseFormat(Strict):
 class ChatRequest(Sampled):
     """The request's body."""
 
-    messages: Annotated[list[MessageParam], Field(min_length=1)]
+    messages: Annotated[Many[MessageParam], Field(min_length=1)]
     stream_options: StreamOptions | None = None
     max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
-    tools: list[ToolParam] | None = None
+    tools: Many[ToolParam] | None = None
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("[text]")]

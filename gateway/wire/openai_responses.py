@@ -19,6 +19,7 @@ from gateway.wire.dialect import (
     Flag,
     Generate,
     Json,
+    Many,
     Number,
     Strict,
     Whole,
@@ -77,11 +78,11 @@ class ResponsesRequest(Generate):
 
     input: Annotated[
         Annotated[str, Tag("[text]")]
-        | Annotated[Annotated[list[Item], Field(min_length=1)], Tag("[list]")],
+        | Annotated[Annotated[Many[Item], Field(min_length=1)], Tag("[list]")],
         by_form("a text, or a list of items"),
     ]
     instructions: str | None = None
-    tools: list[FunctionParam] | None = None
+    tools: Many[FunctionParam] | None = None
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("[text]")]

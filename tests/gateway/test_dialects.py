@@ -11,8 +11,11 @@ import anthropic
 import openai
 import pytest
 from anthropic import AsyncAnthropic
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
+from gateway.app import DIALECTS
+from gateway.wire.dialect import Dialect
 from model_runner.errors import EngineFailed, Overloaded
 from model_runner.openai import OpenAIRunner
 from model_runner.script import Pause, pieces, replay, tool_call
@@ -750,3 +753,14 @@ async def test_how_filter_results_are_asked_for(redis: Redis, given: str, status
         assert ("prompt_filter_results" in answer) == (status == 200 and given != "0")
         if status == 400:
             assert answer["error"]["param"] == "x-gardefou-filter-results"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.path)
+def test_of_many_bad_items_the_first_is_told(dialect: Dialect[Any]) -> None:
+    """A million errors would keep the loop for many seconds."""
+    for field in ("messages", "input", "prompt", "tools"):
+        if field in dialect.body.model_fields:
+            body = {"model": "m", "max_tokens": 1, "messages": "x", field: [1] * 1000}
+            with pytest.raises(ValidationError) as told:
+                dialect.body.model_validate_json(json.dumps(body))
+            assert told.value.error_count() < 10
