@@ -123,10 +123,11 @@ class Worker(Generic[Row]):
         """The row of each text. Raises FilterOverloaded, FilterFailed, or what `compute` raises."""
         party = PARTY.get() or Party()
         rows: list[Row] = []
-        for at in range(0, len(texts), self._size):
-            some = texts[at : at + self._size]
-            async with party.room(len(some)):
-                rows += await self._some(party, some)
+        with party.call() as share:
+            while len(rows) < len(texts):
+                some = texts[len(rows) : len(rows) + min(self._size, share())]
+                async with party.room(len(some)):
+                    rows += await self._some(party, some)
         return rows
 
     def close(self) -> None:

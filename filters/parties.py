@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
 
@@ -13,13 +13,24 @@ class Party:
     """One request, of one event loop. It has no more than `most` texts in queues at a time.
 
     So one that has thousands fills no queue that others need: they wait here, first come first
-    served.
+    served. Its calls share the room: a short text beside long ones of the same request does not
+    wait for all of theirs.
     """
 
     def __init__(self, most: int = 32) -> None:
         self._most = most
         self._left = most
+        self._calls = 0
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @contextmanager
+    def call(self) -> Iterator[Callable[[], int]]:
+        """A call with many texts. What it yields tells how many it may put into a queue now."""
+        self._calls += 1
+        try:
+            yield lambda: max(1, self._most // self._calls)
+        finally:
+            self._calls -= 1
 
     @asynccontextmanager
     async def room(self, texts: int) -> AsyncIterator[None]:

@@ -13,7 +13,8 @@ code. The object has `from_options(name, options, resources) -> Filter`, or is a
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -105,15 +106,8 @@ def build(kind: str, name: str, options: object, resources: Resources) -> Filter
     """Make the filter `name` of `kind`. Raises FilterConfigError."""
     target = _find(kind, resources)
     factory: Factory | None = getattr(target, "from_options", None)
-    try:
+    with _somebody_elses(kind):
         made: Filter = factory(name, options, resources) if factory else target(name, options)
-    except FilterConfigError:
-        raise
-    except Exception as error:
-        if kind in BUILT_IN:
-            raise
-        # Somebody else's code, of which anything may come: a policy must not end the server.
-        raise FilterConfigError(f"{kind}: {_raised(error)}") from error
     for attribute in ("name", "scope", "immediate", "open"):
         if not hasattr(made, attribute):
             raise FilterConfigError(f"kind {kind!r} makes objects without `{attribute}`")
@@ -125,7 +119,21 @@ def expand(kind: str, options: object, resources: Resources) -> object:
     spell_out: Callable[[object, Resources], object] | None = getattr(
         _find(kind, resources), "expand", None
     )
-    return spell_out(options, resources) if spell_out else options
+    with _somebody_elses(kind):
+        return spell_out(options, resources) if spell_out else options
+
+
+@contextmanager
+def _somebody_elses(kind: str) -> Iterator[None]:
+    """Around code of which anything may come: a policy must not end the server."""
+    try:
+        yield
+    except FilterConfigError:
+        raise
+    except Exception as error:
+        if kind in BUILT_IN:
+            raise
+        raise FilterConfigError(f"{kind}: {_raised(error)}") from error
 
 
 def _find(kind: str, resources: Resources) -> Any:
@@ -134,7 +142,12 @@ def _find(kind: str, resources: Resources) -> Any:
     if kind in resources.kinds:
         return _load(resources.kinds[kind])
     for point in entry_points(group=GROUP, name=kind):
-        return _load(point.value)
+        try:
+            return point.load()
+        except Exception as error:  # somebody else's code
+            raise FilterConfigError(
+                f"filter kind {kind!r} cannot be loaded: {_raised(error)}"
+            ) from error
     raise FilterConfigError(f"unknown kind {kind!r}: {', '.join(kinds(resources))}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,8 +81,8 @@ def create_app(doors: Doors) -> FastAPI:
     # Redirects would go to whatever host the request names, and a description that takes no key
     # would be one more way in.
     app = FastAPI(title="Gardefou", openapi_url=None, redirect_slashes=False)
-    app.add_middleware(RequestLog, metrics=doors.services.metrics)
     app.add_middleware(Counted, drain=doors.drain)
+    app.add_middleware(RequestLog, metrics=doors.services.metrics)  # the outermost: it logs all
     app.add_exception_handler(Exception, _answer_error)
     app.add_exception_handler(HTTPException, _answer_no_route)
     api = _Api(doors)
@@ -145,13 +145,17 @@ class _Api:
         policy = replace(self._services.policies.get(caller.policy), mode="enforce")
         lease = await admit(self._services, caller, 0)
         try:
-            verdicts = [await self._moderated(policy, text, caller.id) for text in body.texts()]
+            moderating = self._moderated(policy, body.texts(), caller.id)
+            verdicts = await unless_gone(request, moderating)
         finally:
             with suppress(LimitsUnavailable):
                 await lease.settle(tokens_used=0)
         return JSONResponse(answer(body.model, verdicts, caller.role), headers=lease.headers)
 
-    async def _moderated(self, policy: Policy, text: str, tenant: str) -> Verdict:
+    async def _moderated(self, policy: Policy, texts: Iterable[str], tenant: str) -> list[Verdict]:
+        return [await self._verdict(policy, text, tenant) for text in texts]
+
+    async def _verdict(self, policy: Policy, text: str, tenant: str) -> Verdict:
         plan = policy.plan("input", role="user")
         runner = self._services.runner
         judge = judge_text(runner, "input", text, tenant) if runner.capabilities.score else None
@@ -179,7 +183,8 @@ class _Api:
         lease = await admit(self._services, caller, 0)
         try:
             budget = self._services.budget
-            found = await detections.detect(policy, detector, body, caller.role, budget)
+            finding = detections.detect(policy, detector, body, caller.role, budget)
+            found = await unless_gone(request, finding)
         finally:
             with suppress(LimitsUnavailable):
                 await lease.settle(tokens_used=0)

@@ -60,12 +60,16 @@ class Gate:
         return Caller(record.id, record.role, record.policy, record.limits)
 
     async def _lets_anyone_in(self) -> bool:
-        if self._keyless:
-            try:
-                self._keyless = await self._keys.empty()
-            except RedisUnavailable:
-                if not self._trust_memory:
-                    raise
+        if not self._keyless:
+            return False
+        try:
+            empty = await self._keys.empty()
+        except RedisUnavailable:
+            if not self._trust_memory:
+                raise
+            return True
+        if not empty:
+            self._keyless = False  # and never again: what was asked before may be answered after
         return self._keyless
 
     async def _lookup(self, secret: str) -> KeyRecord:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from typing import overload
 
 from filters.types import Stage, Turn
 from model_runner.types import GenerateRequest, Message, Tool, ToolCall
@@ -129,21 +130,47 @@ class Surroundings:
 
     def of(self, part: Part) -> tuple[str, ...]:
         """Equal for texts of equal surroundings."""
-        around = (repr(self._request.tools), repr(self._request.tool_choice))
         if part.path[0] != "messages":
-            return around
-        number, messages = int(part.path[1]), self._request.messages or ()
-        return (*around, self._before[number], repr(replace(messages[number], content="")))
+            return (self._tools,)
+        return (self._tools, *self._messages[int(part.path[1])])
 
     @cached_property
-    def _before(self) -> Sequence[str]:
-        digest = sha256()
-        before = []
+    def _tools(self) -> str:
+        return _digest(repr((self._request.tools, self._request.tool_choice)))
+
+    @cached_property
+    def _messages(self) -> Sequence[tuple[str, str]]:
+        """Of each message: all before it, and what it holds beside its content."""
+        before, found = "", []
         for message in self._request.messages or ():
-            before.append(digest.hexdigest())
-            raw = repr(message).encode("utf-8", "surrogatepass")
-            digest.update(len(raw).to_bytes(8) + raw)
-        return before
+            found.append((before, _digest(repr(replace(message, content="")))))
+            before = _digest(before + repr(message))
+        return found
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Before(Sequence[Turn]):
+    """The first `length` turns, without a copy: thousands of texts have each their own."""
+
+    def __init__(self, turns: Sequence[Turn], length: int) -> None:
+        self._turns = turns
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, at: int) -> Turn: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Turn]: ...
+    def __getitem__(self, at: int | slice) -> Turn | Sequence[Turn]:
+        places = range(self._length)[at]
+        if isinstance(places, int):
+            return self._turns[places]
+        return [self._turns[place] for place in places]
 
 
 def preceding(request: GenerateRequest) -> str:

@@ -13,11 +13,13 @@ import logging
 from types import FrameType
 
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ShuttingDown, http_error
 from gateway.metrics import Metrics
+from gateway.paths import form_of
 from gateway.receiving import Connection
 from model_runner.types import ModelRunner
 
@@ -153,7 +155,8 @@ class Counted:
             if not request.all.expired():
                 raise
             if not request.begun:
-                status, body, headers = http_error(going_down())
+                form = form_of(scope["path"], Headers(scope=scope))
+                status, body, headers = http_error(going_down(), form=form)
                 await JSONResponse(body, status, headers)(scope, receive, send)
         finally:
             self._drain.leave(request)

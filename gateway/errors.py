@@ -292,6 +292,8 @@ def http_error(
         headers["connection"] = "close"  # what still comes of it is no request
     elif isinstance(error, WrongMethod):
         headers["allow"] = error.allow
+    elif isinstance(error, runner.NotAdmitted):
+        headers["x-should-retry"] = "false"  # OpenAI's clients would, for any 5xx
     elif isinstance(error, runner.Overloaded):
         headers |= retry_headers(error.retry_after)
     elif answer.status == 503:

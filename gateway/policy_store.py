@@ -29,9 +29,8 @@ class PolicyStore:
         self._sources = list(sources)
         self._seen: dict[str, tuple[tuple[int, int], ...]] = {}
         self._loaded: dict[str, Policy] = {}
-        for source in sources:
-            self._loaded[source] = self._load(source)
-            self._seen[source] = self._stamps(source)
+        self._clashing: set[str] = set()  # not loaded for another's name
+        self.reload(resources)
 
     @property
     def default(self) -> Policy:
@@ -59,30 +58,43 @@ class PolicyStore:
     def reload(self, resources: Resources) -> None:
         """Load all again, with what is known now of the model that judges. Raises PolicyInvalid."""
         self._resources = resources
-        for source in self._sources:
-            self._loaded[source] = self._load(source)
-            self._seen[source] = self._stamps(source)
+        read = {source: load(source, resources) for source in self._sources}
+        names: dict[str, Policy] = {}
+        for source, loaded in read.items():
+            _check_name(source, loaded, names)
+            names[source] = loaded.policy
+        for source, loaded in read.items():
+            self._take(source, loaded)
 
     def refresh(self) -> None:
         """Load again what has changed on disk; keep the last good one of what does not load."""
-        for source in self._sources:
-            stamps = self._stamps(source)
-            if stamps == self._seen[source]:
-                continue
-            self._seen[source] = stamps
-            stays = f"policy not loaded, version {self._loaded[source].version} stays in force"
+        now = {source: self._stamps(source) for source in self._sources}
+        changed = [source for source in self._sources if now[source] != self._seen[source]]
+        if changed:  # the name that others wait for may be free now
+            changed += self._clashing.difference(changed)
+        read: dict[str, Loaded] = {}
+        for source in changed:
+            self._seen[source] = now[source]
             try:
-                policy = self._load(source)
+                read[source] = load(source, self._resources)
+            except Exception as error:  # noqa: BLE001  (later edits must still be taken up)
+                self._stays(source, error)
+        self._clashing.difference_update(changed)
+        for source, loaded in self._without_clashes(read).items():
+            self._take(source, loaded, now[source])
+            log.info("policy %s loaded, version %s", loaded.policy.name, loaded.policy.version)
+
+    def _without_clashes(self, read: Mapping[str, Loaded]) -> Mapping[str, Loaded]:
+        """Those whose names no other policy would have."""
+        names = self._loaded | {source: loaded.policy for source, loaded in read.items()}
+        for source, loaded in read.items():
+            try:
+                _check_name(source, loaded, names)
             except PolicyInvalid as error:
-                # One readable message, as an editor would want it; no trace.
-                log.error("%s:\n%s", stays, error)  # noqa: TRY400
-                continue
-            except Exception:  # whatever it is, later edits must still be taken up
-                log.exception("%s: %s", source, stays)
-                continue
-            self._loaded[source] = policy
-            self._seen[source] = stamps[:1] + self._stamps(source)[1:]
-            log.info("policy %s loaded, version %s", policy.name, policy.version)
+                self._stays(source, error)
+                self._clashing.add(source)
+                return self._without_clashes({s: one for s, one in read.items() if s != source})
+        return read
 
     async def watch(self, seconds: float = 1.0) -> None:
         """Refresh for ever, on a thread: a long list takes seconds to load, streams go on."""
@@ -95,24 +107,38 @@ class PolicyStore:
         path = library().get(source, Path(source))
         return tuple(_stamp(one) for one in (path, *self._loaded[source].files))
 
-    def _load(self, source: str) -> Policy:
-        outcome = "refused"
-        try:
-            loaded = load(source, self._resources)
-            self._check_name(source, loaded)
-            outcome = "loaded"
-        finally:
-            self._metrics.policy_loads.labels(outcome).inc()
+    def _take(
+        self, source: str, loaded: Loaded, stamps: tuple[tuple[int, int], ...] | None = None
+    ) -> None:
+        """stamps: the policy's before it was read, so that an edit meanwhile is not missed."""
+        self._loaded[source] = loaded.policy
+        found = self._stamps(source)
+        self._seen[source] = found if stamps is None else stamps[:1] + found[1:]
+        self._metrics.policy_loads.labels("loaded").inc()
         for warning in loaded.warnings if self._resources.model.digest else ():
             log.warning("%s", warning)
-        return loaded.policy
 
-    def _check_name(self, source: str, loaded: Loaded) -> None:
-        """A key names its policy: were there two of a name, a lax one might serve it."""
-        for other, policy in self._loaded.items():
-            if other != source and policy.name == loaded.policy.name:
-                what = f"{policy.name!r} is the name of the policy {policy.source} already"
-                raise PolicyInvalid([loaded.document.problem(("policy",), what)])
+    def _stays(self, source: str, error: Exception) -> None:
+        """Tell and count what did not load."""
+        # Of what an editor can mend one readable message, no trace.
+        trace = None if isinstance(error, PolicyInvalid) else error
+        what = f"{error}" if trace is None else f"{source}: {type(error).__name__}"
+        version = self._loaded[source].version
+        log.error(
+            "policy not loaded, version %s stays in force:\n%s", version, what, exc_info=trace
+        )
+        self._metrics.policy_loads.labels("refused").inc()
+
+
+def _check_name(source: str, loaded: Loaded, policies: Mapping[str, Policy]) -> None:
+    """A key names its policy: were there two of a name, a lax one might serve it.
+
+    policies: all that there would be, by source. Raises PolicyInvalid.
+    """
+    for other, policy in policies.items():
+        if other != source and policy.name == loaded.policy.name:
+            what = f"{policy.name!r} is the name of the policy {policy.source} already"
+            raise PolicyInvalid([loaded.document.problem(("policy",), what)])
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from filters.types import Context, Piece, Stage, Turn
-from gateway.conversation import Part, Place, Surroundings, parts, turns, with_texts
-from gateway.errors import PromptBlocked, ScreeningFailed
+from gateway.conversation import Before, Part, Place, Surroundings, parts, turns, with_texts
+from gateway.errors import InvalidBody, PromptBlocked, ScreeningFailed
 from gateway.judging import judge_part
 from gateway.verdict_cache import VerdictCache
 from model_runner.types import GenerateRequest, ModelRunner
@@ -21,6 +21,9 @@ OpenScreen = Callable[[Stage, Context], StreamScreen]
 
 #: Texts that are screened at once; others wait, and their filters' time limits with them.
 SIDE_BY_SIDE = 8
+
+#: Texts of one request. Each is kept, with its screen, until the request ends.
+MOST_TEXTS = 10_000
 
 #: Stands for what was cut from an earlier turn that a policy blocks.
 REMOVED = "[REMOVED]"
@@ -34,8 +37,14 @@ class _Text:
     key: bytes = b""
     known: Verdict | None = None
     screen: StreamScreen | None = None
+    screened: bool = False  # to its end: else its verdict is of a part
     blocked: bool = False
     released: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Blocked for a filter's fault, which is no word on the text."""
+        return self.screen is not None and self.screen.failed
 
     async def verdict(self) -> Verdict:
         if self.known is None:
@@ -58,16 +67,23 @@ class Prompt:
         self._current = 0
 
     async def screen(self, request: GenerateRequest) -> GenerateRequest:
-        """`request` as the model may read it; once. Raises PromptBlocked, ScreeningFailed."""
+        """`request` as the model may read it; once.
+
+        Raises PromptBlocked, ScreeningFailed, InvalidBody.
+        """
         self._current = _current_turn(request)
         self._texts = [_Text(part) for part in parts(request)]
+        if len(self._texts) > MOST_TEXTS:
+            raise InvalidBody(
+                f"the request has {len(self._texts)} texts, and {MOST_TEXTS} are screened at most",
+                "messages" if request.messages else None,
+            )
         await self._screen_all(request)
+        await self._refuse_blocked()
         changed: dict[Place, str] = {}
         for text in self._texts:
-            if text.blocked and self._is_old(text.part):
+            if text.blocked:
                 text.released = self._mended(text)
-            elif text.blocked:
-                await self._refuse(text)
             if text.released != text.part.text:
                 changed[text.part.path] = text.released
         try:
@@ -84,7 +100,7 @@ class Prompt:
         """As `verdicts`, of the texts that were not remembered; they are from now on."""
         found = []
         for text in self._texts:  # not all, where it was cut short
-            if text.screen is not None:
+            if text.screened:
                 verdict = await text.verdict()
                 self._cache.put(text.key, text.part.text, verdict)
                 found.append((text.part, verdict))
@@ -105,9 +121,24 @@ class Prompt:
                     text.screen = self._open(text.part, request, said)
                     step = await text.screen.push(Piece(text.part.text), final=True)
                     text.blocked, text.released = step.then == "stop", step.release.text
+                    text.screened = True
                 await asyncio.sleep(0)  # thousands of short texts must not keep others waiting
 
-        await asyncio.gather(*(some() for _ in range(SIDE_BY_SIDE)))
+        tasks = [asyncio.create_task(some()) for _ in range(SIDE_BY_SIDE)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _refuse_blocked(self) -> None:
+        """Of what is blocked now, what a rule blocked goes before what a fault did."""
+        blocked = [text for text in self._texts if text.blocked]
+        for text in blocked:
+            if not text.failed and not self._is_old(text.part):
+                await self._refuse(text)
+        if any(text.failed for text in blocked):
+            raise ScreeningFailed("a filter failed, and the prompt goes nowhere unscreened")
 
     def _is_unknown(self, text: _Text, request: GenerateRequest, around: Surroundings) -> bool:
         """Whether the text has to be screened; else what was said of it is taken over."""
@@ -124,15 +155,13 @@ class Prompt:
     def _open(self, part: Part, request: GenerateRequest, said: Sequence[Turn]) -> StreamScreen:
         plan = self._policy.plan(part.stage, role=part.role)
         reads = plan.reads_conversation and part.path[0] == "messages"
-        before = said[: int(part.path[1])] if reads else ()
+        before = Before(said, int(part.path[1])) if reads else ()
         judge = judge_part(self._runner, request, part)
         return self._open_screen(
             part.stage, Context(part.stage, part.role, conversation=before, judge=judge)
         )
 
     async def _refuse(self, text: _Text) -> NoReturn:
-        if text.screen is not None and text.screen.failed:
-            raise ScreeningFailed("a filter failed, and the prompt goes nowhere unscreened")
         verdict = await text.verdict()
         rule = self._policy.rule(verdict.rule or "")
         raise PromptBlocked(text.part.path, verdict, rule.say if rule else {})

@@ -23,6 +23,8 @@ log = logging.getLogger("gardefou.redis")
 TIMEOUT = 1.0  # seconds to connect, and to get an answer
 POOL_TIMEOUT = 5.0  # seconds to wait for a free connection, in a burst
 MAX_CONNECTIONS = 50
+#: What redis-py says when none of them was free in time: Redis may be well.
+BUSY = "No connection available."
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class _LoggedRedis(Redis):
         try:
             answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            if self._answered and self._lost_at is None:
+            if self._answered and self._lost_at is None and str(error) != BUSY:
                 self._lost_at = time.monotonic()
                 where = address(self)
                 log.error("Redis at %s is lost: %s", where, type(error).__name__)  # noqa: TRY400

@@ -80,7 +80,7 @@ async def _by_policy(
         verdict = await screen.verdict()
     finally:
         await screen.aclose()
-    if any(fault.on_error == "block" for fault in verdict.faults) or verdict.rule == "on_error":
+    if screen.failed or any(fault.on_error == "block" for fault in verdict.faults):
         raise DetectorFailed("a filter of the policy failed on this text")
     return [(hit.finding, hit.action.word) for hit in verdict.hits]
 

@@ -30,6 +30,21 @@ Item = TypeVar("Item")
 Many: TypeAlias = Annotated[list[Item], pydantic.Field(fail_fast=True)]
 
 
+#: Unknown fields of one object that are told one by one. Of more, only that there are many.
+MOST_UNKNOWN = 100
+
+
+def Few(most: int) -> BeforeValidator:  # noqa: N802  (as pydantic's own)
+    """An object of so many fields at most, which is seen before each is read."""
+
+    def check(value: object) -> object:
+        if isinstance(value, Mapping) and len(value) > most:
+            raise ValueError(f"has {len(value)} fields, and {most} are taken at most")
+        return value
+
+    return BeforeValidator(check)
+
+
 class Strict(BaseModel):
     """A part of a body. Unknown fields are refused by name, unless they are null."""
 
@@ -42,7 +57,10 @@ class Strict(BaseModel):
         if not isinstance(value, Mapping):
             return value
         known = cls.model_fields
-        empty = {name for name, given in value.items() if given is None and name not in known}
+        other = [name for name in value if name not in known]
+        empty = {name for name in other if value[name] is None}
+        if len(other) - len(empty) > MOST_UNKNOWN:
+            raise ValueError(f"{len(other) - len(empty)} unrecognized fields")
         return {k: v for k, v in value.items() if k not in empty} if empty else value
 
 

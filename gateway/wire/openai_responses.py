@@ -16,6 +16,7 @@ from pydantic import Field, Tag, ValidationInfo, field_validator
 from gateway.exchange import Exchange
 from gateway.wire.dialect import (
     Dialect,
+    Few,
     Flag,
     Generate,
     Json,
@@ -43,6 +44,10 @@ from model_runner.types import (
 
 STATELESS = "no answers are kept here; send the whole conversation in `input`"
 HOSTED = "this gateway runs nothing of the kind"
+
+
+#: Pairs of `metadata`, as OpenAI takes them.
+MOST_METADATA = 16
 
 
 class FunctionParam(Strict):
@@ -94,7 +99,7 @@ class ResponsesRequest(Generate):
     max_output_tokens: Annotated[Whole, Field(ge=1)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: Many[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     stream_options: StreamOptions | None = None
     # What would need a memory, or tools of the gateway's own.
@@ -109,7 +114,7 @@ class ResponsesRequest(Generate):
     truncation: Literal["disabled"] | None = None
     parallel_tool_calls: Annotated[Literal[True] | None, only(True, "must be true")] = None
     service_tier: Literal["auto", "default"] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], Few(MOST_METADATA)] | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, Tag, field_validator
 
-from gateway.wire.dialect import Generate, Number, Whole, by_form, check_stops
+from gateway.wire.dialect import Few, Generate, Many, Number, Whole, by_form, check_stops
 from model_runner.checks import MAX_BIAS, MAX_BIASES, MAX_ID
 from model_runner.types import Sampling
 
@@ -24,7 +24,7 @@ class Sampled(Generate):
     n: Annotated[Whole, Field(ge=1, le=16)] | None = None
     stop: (
         Annotated[
-            Annotated[str, Tag("[text]")] | Annotated[list[str], Tag("[list]")],
+            Annotated[str, Tag("[text]")] | Annotated[Many[str], Tag("[list]")],
             by_form("a text, or a list of up to 4"),
         ]
         | None
@@ -32,7 +32,7 @@ class Sampled(Generate):
     seed: Whole | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[TokenId, Bias] | None = Field(default=None, max_length=MAX_BIASES)
+    logit_bias: Annotated[dict[TokenId, Bias], Few(MAX_BIASES)] | None = None
     top_k: Annotated[Whole, Field(ge=-1, le=MAX_ID)] | None = None  # -1 and 0: all, as vLLM says it
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Number, Field(ge=0.1, le=10)] | None = None

@@ -245,6 +245,23 @@ async def test_one_request_does_not_fill_the_queue() -> None:
     assert sum(map(len, model.batches)) == 90 * 9 + 1
 
 
+async def test_a_short_text_does_not_wait_for_long_ones_of_its_own_request() -> None:
+    model = Noisy()
+    model.gate.clear()
+    batcher = Batcher(model, noise=0.0, size=8, linger=0.0)
+    PARTY.set(Party(16))
+    many = [asyncio.create_task(batcher.score([f"{n} {k}" for k in range(90)])) for n in range(15)]
+    await asyncio.to_thread(model.entered.wait, 60)
+    await asyncio.sleep(0.05)
+    short = asyncio.create_task(batcher.score(["short"]))
+    await asyncio.sleep(0.05)
+    model.gate.set()
+    await asyncio.gather(short, *many)
+    batcher.close()
+    assert next(n for n, batch in enumerate(model.batches) if "short" in batch) <= 8
+    assert sum(map(len, model.batches)) == 15 * 90 + 1
+
+
 async def test_a_batch_of_long_texts_is_short() -> None:
     model = Noisy()
     model.gate.clear()

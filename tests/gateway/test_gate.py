@@ -471,6 +471,33 @@ def test_two_policies_of_one_name_are_refused(tmp_path: Path) -> None:
         PolicyStore(["patterns", str(file)], Resources(), Metrics())
 
 
+def test_names_that_change_hands_are_taken_up(tmp_path: Path) -> None:
+    """In any order of files, at once or one after the other; and never two of one name."""
+    files = [tmp_path / f"{n}.yaml" for n in range(3)]
+
+    def write(*names: str) -> None:
+        for file, name in zip(files, names, strict=True):
+            file.write_text(WORDS.replace("policy: words", f"policy: {name}"))
+
+    def held() -> list[str]:
+        return [store.by_source(str(file)).name for file in files]
+
+    write("a", "b", "c")
+    store = PolicyStore([str(file) for file in files], Resources(), Metrics())
+    write("bb", "a", "c")
+    store.refresh()
+    assert held() == ["bb", "a", "c"]
+    write("a", "bb", "c")
+    store.refresh()
+    assert held() == ["a", "bb", "c"]
+    write("a", "a", "bb")  # the second clashes, so that what it is now stays taken, too
+    store.refresh()
+    assert held() == ["a", "bb", "c"]
+    write("longer", "a", "bb")
+    store.refresh()
+    assert held() == ["longer", "a", "bb"]
+
+
 async def test_a_classifier_named_by_the_settings(redis: Redis, tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(

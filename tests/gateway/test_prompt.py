@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from filters.sentences import SentenceFilter
-from filters.types import Context, Finding, Scope, Turn
-from gateway.conversation import Part, Surroundings, turns
+from filters.types import Context, Finding, Scope, Scorer, Turn
+from gateway.conversation import Before, Part, Surroundings, turns
+from gateway.prompt import MOST_TEXTS
 from gateway.verdict_cache import VerdictCache
 from model_runner.scripted import ScriptedRunner
 from model_runner.types import GenerateRequest, Message, ToolCall
@@ -20,7 +24,7 @@ from policies.loader import load
 from policies.plan import Policy
 from policies.rules import Rule
 from policies.types import Action, Fault, Verdict
-from tests.support.filters import WordScorer
+from tests.support.filters import Misbehaving, WordScorer
 from tests.support.gateway import ask, serving
 
 POLICY = """\
@@ -162,3 +166,82 @@ def test_a_turns_calls_are_part_of_the_conversation() -> None:
         Turn("user", "Hi"),
         Turn("assistant", 'mail {"to": "x"}'),
     )
+
+
+class Gated:
+    """A scorer that answers once it is let."""
+
+    categories = ("bad",)
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def score(self, texts: Sequence[str]) -> Sequence[Mapping[str, float]]:
+        self.asked.set()
+        await self.gate.wait()
+        return [{"bad": 0.0} for _ in texts]
+
+
+async def test_who_leaves_while_a_prompt_is_screened_leaves_nothing_behind(
+    redis: Redis, tmp_path: Path
+) -> None:
+    """Half a verdict is none, and is not remembered for the next who asks the same."""
+    (tmp_path / "p.yaml").write_text(POLICY.format(history="block"))
+    runner, words = ScriptedRunner.text("Yes."), Gated()
+    policies = [str(tmp_path / "p.yaml")]
+    classifiers: dict[str, Scorer] = {"words": words}
+    async with serving(runner, redis, policy=policies, classifiers=classifiers) as gateway:
+        said = [f"Text {n} is here." for n in range(19)]  # more than are screened at once
+        leaving = asyncio.create_task(gateway.post(talk(*said)))
+        await words.asked.wait()
+        leaving.cancel()
+        while gateway.drain.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert runner.requests == []
+        words.gate.set()
+        assert (await gateway.post(talk(*said)))[0] == 200
+    assert runner.requests[0].messages is not None
+    assert [message.content for message in runner.requests[0].messages] == said
+
+
+@pytest.mark.parametrize("history", ["block", "redact", "ignore"])
+async def test_a_fault_in_an_old_turn_lets_nothing_pass(
+    redis: Redis, tmp_path: Path, history: str
+) -> None:
+    (tmp_path / "p.yaml").write_text(
+        f"policy: p\nhistory: {history}\n"
+        "filters: {f: {fails: {}}, w: {regex: {x: bad}}}\n"
+        "input: [{id: i, when: {f: any}, do: block}, {id: w, when: {w: any}, do: block}]\n"
+    )
+    runner = ScriptedRunner.text("Yes.")
+    kinds = {"fails": f"{__name__}:fails"}
+    async with serving(runner, redis, policy=[str(tmp_path / "p.yaml")], kinds=kinds) as gateway:
+        status, body, _ = await gateway.post(talk("Do it now.", "No.", "And then?"))
+        assert (status, body["error"]["code"]) == (503, "screening_failed")
+        # What a rule says of another text is more.
+        status, body, _ = await gateway.post(talk("Do it now.", "No.", "Be bad."))
+        assert (status, body["error"]["code"]) == (400, "content_filter")
+    assert runner.requests == []
+
+
+def fails(name: str, options: object) -> Misbehaving:  # noqa: ARG001
+    return Misbehaving("raises")
+
+
+async def test_a_request_has_so_many_texts_at_most(redis: Redis) -> None:
+    runner = ScriptedRunner.text("Yes.")
+    async with serving(runner, redis) as gateway:
+        status, body, _ = await gateway.post(talk(*("x" for _ in range(MOST_TEXTS + 1))))
+        assert (status, body["error"]["param"]) == (400, "messages")
+        assert "10000 are screened at most" in body["error"]["message"]
+    assert runner.requests == []
+
+
+@given(st.integers(0, 6), st.slices(6))
+def test_what_was_said_before_is_the_conversations_beginning(length: int, part: slice) -> None:
+    said = [Turn("user", str(n)) for n in range(6)]
+    before = Before(said, length)
+    assert list(before) == said[:length]
+    assert list(before[part]) == said[:length][part]
+    assert [before[-n] for n in range(1, length + 1)] == said[:length][::-1]
