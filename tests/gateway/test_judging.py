@@ -167,13 +167,15 @@ async def test_reasoning_is_judged_as_it_is_written(redis: Redis, tmp_path: Path
         assert [m.role for m in runner.judged[0][0].messages or ()] == ["user", "assistant"]
 
 
-async def test_an_engine_that_fails_blocks(redis: Redis, tmp_path: Path) -> None:
+async def test_where_the_engine_cannot_judge_nothing_passes(redis: Redis, tmp_path: Path) -> None:
     def fails(_text: str, _labels: Sequence[str]) -> dict[str, float]:
         return {}
 
     runner = ScriptedRunner.text("Rest.", score=fails)
     async with serving(runner, redis, policy=[policy(tmp_path, "input")]) as gateway:
-        assert await blocked(gateway, ask("Hello."))
+        status, answer, _ = await gateway.post(ask("Hello."))
+        assert (status, answer["error"]["code"]) == (503, "screening_failed")
+    assert runner.requests == []
 
 
 REQUEST = GenerateRequest(
