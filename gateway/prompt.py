@@ -124,7 +124,8 @@ class Prompt:
                     text.screened = True
                 await asyncio.sleep(0)  # thousands of short texts must not keep others waiting
 
-        tasks = [asyncio.create_task(some()) for _ in range(SIDE_BY_SIDE)]
+        at_once = min(SIDE_BY_SIDE, len(self._texts))
+        tasks = [asyncio.create_task(some()) for _ in range(at_once)]
         try:
             await asyncio.gather(*tasks)
         finally:
