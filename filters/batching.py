@@ -198,9 +198,10 @@ class Worker(Generic[Row]):
                 if taken and room < 0:
                     break
                 taken.append(jobs.popleft())
-                del self._jobs[party]
                 if jobs:
-                    self._jobs[party] = jobs  # behind all others
+                    self._jobs.move_to_end(party)  # behind all others
+                else:
+                    del self._jobs[party]
             self._depth -= len(taken)
             self._observer.queued(self._depth)
             return taken

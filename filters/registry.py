@@ -106,7 +106,7 @@ def build(kind: str, name: str, options: object, resources: Resources) -> Filter
     """Make the filter `name` of `kind`. Raises FilterConfigError."""
     target = _find(kind, resources)
     factory: Factory | None = getattr(target, "from_options", None)
-    with _somebody_elses(kind):
+    with _somebody_elses(kind, ours=kind in BUILT_IN):
         made: Filter = factory(name, options, resources) if factory else target(name, options)
     for attribute in ("name", "scope", "immediate", "open"):
         if not hasattr(made, attribute):
@@ -119,21 +119,24 @@ def expand(kind: str, options: object, resources: Resources) -> object:
     spell_out: Callable[[object, Resources], object] | None = getattr(
         _find(kind, resources), "expand", None
     )
-    with _somebody_elses(kind):
+    with _somebody_elses(kind, ours=kind in BUILT_IN):
         return spell_out(options, resources) if spell_out else options
 
 
 @contextmanager
-def _somebody_elses(kind: str) -> Iterator[None]:
-    """Around code of which anything may come: a policy must not end the server."""
+def _somebody_elses(what: str, *, ours: bool = False) -> Iterator[None]:
+    """Around code of which anything may come: a policy must not end the server.
+
+    ours: it is a kind that ships, and what it raises by mistake is told as it is.
+    """
     try:
         yield
     except FilterConfigError:
         raise
     except Exception as error:
-        if kind in BUILT_IN:
+        if ours:
             raise
-        raise FilterConfigError(f"{kind}: {_raised(error)}") from error
+        raise FilterConfigError(f"{what}: {_raised(error)}") from error
 
 
 def _find(kind: str, resources: Resources) -> Any:
@@ -142,12 +145,8 @@ def _find(kind: str, resources: Resources) -> Any:
     if kind in resources.kinds:
         return _load(resources.kinds[kind])
     for point in entry_points(group=GROUP, name=kind):
-        try:
+        with _somebody_elses(f"filter kind {kind!r} cannot be loaded"):
             return point.load()
-        except Exception as error:  # somebody else's code
-            raise FilterConfigError(
-                f"filter kind {kind!r} cannot be loaded: {_raised(error)}"
-            ) from error
     raise FilterConfigError(f"unknown kind {kind!r}: {', '.join(kinds(resources))}")
 
 
@@ -155,7 +154,7 @@ def _find(kind: str, resources: Resources) -> Any:
 def _load(target: str) -> Any:
     """The object that `module:attribute` or `file.py:attribute` names. Raises FilterConfigError."""
     where, _, attribute = target.rpartition(":")
-    try:
+    with _somebody_elses(f"filter kind {target!r} cannot be loaded"):
         if not where.endswith(".py"):
             return getattr(import_module(where), attribute)
         spec = spec_from_file_location(Path(where).stem, where)
@@ -164,10 +163,6 @@ def _load(target: str) -> Any:
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
         return getattr(module, attribute)
-    except Exception as error:  # somebody else's code
-        raise FilterConfigError(
-            f"filter kind {target!r} cannot be loaded: {_raised(error)}"
-        ) from error
 
 
 def _raised(error: Exception) -> str:

@@ -20,7 +20,7 @@ from time import perf_counter
 from filters.types import Context, Stage
 from gateway.caller import Caller
 from gateway.choice import Choice, Event
-from gateway.conversation import Part, parts, preceding, turns
+from gateway.conversation import Part, preceding, turns
 from gateway.errors import GatewayError, LimitExceeded, LimitsUnavailable, PromptBlocked
 from gateway.judging import AnswerJudges
 from gateway.limits.limiter import Lease, Limiter
@@ -203,7 +203,8 @@ class Exchange:
     async def _counted(self) -> int:
         """Tokens of the prompt. Encoding a long one takes seconds: that is for a thread."""
         runner, request = self._services.runner, self.request
-        if sum(len(part.text) for part in parts(request)) <= COUNTED_AT_ONCE:
+        said = [request.prompt or "", *(message.content for message in request.messages or ())]
+        if sum(map(len, said)) <= COUNTED_AT_ONCE:
             return runner.count(request)
         return await asyncio.to_thread(runner.count, request)
 

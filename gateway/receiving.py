@@ -21,6 +21,10 @@ from gateway.errors import RequestLate, http_error
 MOST = 10
 
 
+def _late() -> RequestLate:
+    return RequestLate("The request did not arrive in time.")
+
+
 class InTime:
     """Middleware: a body that comes too slowly is a fault of the request, which raises it."""
 
@@ -40,7 +44,7 @@ class InTime:
                 async with asyncio.timeout_at(min(now() + self._seconds, end)):
                     message = await receive()
             except TimeoutError:
-                raise RequestLate("The request did not arrive in time.") from None
+                raise _late() from None
             whole = not message.get("more_body", False)
             return message
 
@@ -95,7 +99,7 @@ class Connection(H11Protocol):
     def _refuse(self) -> None:
         """The header block has not ended. Who sent nothing at all is told nothing."""
         if self.conn.trailing_data[0]:
-            status, told, headers = http_error(RequestLate("The request did not arrive in time."))
+            status, told, headers = http_error(_late())
             body = json.dumps(told).encode()
             headers |= {"content-type": "application/json", "content-length": str(len(body))}
             for event in (

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from filters.errors import FilterConfigError
-from filters.registry import JudgeModel
+from filters.registry import Resources
 from gateway.cli.model import running
 from gateway.cli.options import settings_from, settings_options
 from gateway.judging import judge_text
@@ -35,10 +35,10 @@ def policy() -> None:
 @settings_options("filter", "redaction_key")
 def lint(files: tuple[str, ...], config: Path | None, **given: Any) -> None:
     """Say what is wrong with policy FILES, as `file:line:column: what`. Exit code 1 if anything."""
-    settings = settings_from(config, given)
+    resources = _resources(settings_from(config, given))
     wrong = 0
     for file in files:
-        loaded = _load(file, settings)
+        loaded = _load(file, resources)
         if loaded is None:
             wrong += 1
             continue
@@ -69,12 +69,13 @@ def test(
 ) -> None:
     """Run the examples of policy FILES, whole and in random cuts. Exit code 1 if one fails."""
     settings = settings_from(config, given)
+    resources = _resources(settings)
     failed = 0
     for file in files:
         if judge:
-            outcomes = asyncio.run(_judged(file, settings, cuts, seed))
+            outcomes = asyncio.run(_judged(file, settings, resources, cuts, seed))
         else:
-            outcomes = asyncio.run(_outcomes(_load(file, settings), cuts, seed))
+            outcomes = asyncio.run(_outcomes(_load(file, resources), cuts, seed))
         if outcomes is None:
             failed += 1
             continue
@@ -113,21 +114,27 @@ async def _outcomes(
     return [outcome async for outcome in examples]
 
 
-async def _judged(file: str, settings: Settings, cuts: int, seed: int) -> list[Outcome] | None:
+async def _judged(
+    file: str, settings: Settings, resources: Resources, cuts: int, seed: int
+) -> list[Outcome] | None:
     async with running(settings) as runner:
-        loaded = _load(file, settings, judge_model(runner))
+        loaded = _load(file, replace(resources, model=judge_model(runner)))
         return await _outcomes(loaded, cuts, seed, partial(judge_text, runner))
 
 
-def _load(file: str, settings: Settings, model: JudgeModel | None = None) -> Loaded | None:
-    """None if it does not load: what is wrong is told then, and other files have their turn."""
+def _resources(settings: Settings) -> Resources:
+    """Or an error on the terminal and exit code 1: it is no file's fault."""
     try:
-        resources = make_resources(settings, judge=True)
-    except FilterConfigError as error:  # no file's fault
+        return make_resources(settings, judge=True)
+    except FilterConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(1)
+
+
+def _load(file: str, resources: Resources) -> Loaded | None:
+    """None if it does not load: what is wrong is told then, and other files have their turn."""
     try:
-        return load(file, replace(resources, model=model or JudgeModel()))
+        return load(file, resources)
     except PolicyInvalid as error:
         click.echo(str(error), err=True)
         return None

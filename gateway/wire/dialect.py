@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, model_validator
 
 from gateway.errors import Form, openai_form
 from gateway.exchange import Exchange
@@ -162,6 +162,19 @@ def by_form(said: str) -> Discriminator:
     return Discriminator(tag, custom_error_type="form", custom_error_message=f"must be {said}")
 
 
+#: A text, or a list of parts.
+TextOrParts: TypeAlias = Annotated[
+    Annotated[str, Tag("[text]")] | Annotated[Many[Item], Tag("[list]")],
+    by_form("a text, or a list of parts"),
+]
+#: OpenAI's choice of a tool; the object that names one is `Item`.
+ToolChoice: TypeAlias = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("[text]")]
+    | Annotated[Item, Tag("[object]")],
+    by_form("`none`, `auto`, `required`, or an object that names a function"),
+]
+
+
 def refused(why: str) -> BeforeValidator:
     """For a field that only `null` is taken for."""
     return only(None, why)
@@ -177,6 +190,14 @@ def only(taken: object, why: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+#: Answers are not kept.
+NotStored: TypeAlias = Annotated[
+    Literal[False] | None, only(False, "must be false: no answers are kept here")
+]
+#: Padding of frames against guesses from their sizes.
+NotPadded: TypeAlias = Annotated[Literal[False] | None, only(False, "must be false: none is sent")]
 
 
 def check_choice(name: object, tools: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from secrets import token_hex
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.choice import Event
 from gateway.exchange import Exchange
@@ -22,12 +22,14 @@ from gateway.wire.dialect import (
     Flag,
     Json,
     Many,
+    NotPadded,
+    NotStored,
     Strict,
+    TextOrParts,
+    ToolChoice,
     Whole,
-    by_form,
     check_choice,
     frame,
-    only,
 )
 from gateway.wire.sampling import Sampled
 from model_runner.types import (
@@ -39,8 +41,6 @@ from model_runner.types import (
     ToolCall,
     Usage,
 )
-
-NO_STORE = "must be false: no answers are kept here"
 
 
 class TextPart(Strict):
@@ -61,14 +61,7 @@ class ToolCallParam(Strict):
 
 class MessageParam(Strict):
     role: Role
-    content: Annotated[
-        Annotated[
-            Annotated[str, Tag("[text]")] | Annotated[Many[TextPart], Tag("[list]")],
-            by_form("a text, or a list of parts"),
-        ]
-        | None,
-        Field(validate_default=True),
-    ] = None
+    content: Annotated[TextOrParts[TextPart] | None, Field(validate_default=True)] = None
     name: str | None = None
     tool_calls: Many[ToolCallParam] | None = None
     tool_call_id: Annotated[str | None, Field(validate_default=True)] = None
@@ -124,10 +117,7 @@ class ToolParam(Strict):
 
 class StreamOptions(Strict):
     include_usage: Flag | None = None
-    # Padding against guesses from frame sizes.
-    include_obfuscation: Annotated[
-        Literal[False] | None, only(False, "must be false: none is sent")
-    ] = None
+    include_obfuscation: NotPadded = None
 
 
 class ResponseFormat(Strict):
@@ -143,18 +133,11 @@ class ChatRequest(Sampled):
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     tools: Many[ToolParam] | None = None
-    tool_choice: (
-        Annotated[
-            Annotated[Literal["none", "auto", "required"], Tag("[text]")]
-            | Annotated[Json, Tag("[object]")],
-            by_form("`none`, `auto`, `required`, or an object that names a function"),
-        ]
-        | None
-    ) = None
+    tool_choice: ToolChoice[Json] | None = None
     # Accepted for clients that send them always; without effect.
     user: str | None = None
     response_format: ResponseFormat | None = None
-    store: Annotated[Literal[False] | None, only(False, NO_STORE)] = None
+    store: NotStored = None
 
     @field_validator("max_completion_tokens")
     @classmethod

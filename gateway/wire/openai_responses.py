@@ -21,8 +21,11 @@ from gateway.wire.dialect import (
     Generate,
     Json,
     Many,
+    NotPadded,
+    NotStored,
     Number,
     Strict,
+    ToolChoice,
     Whole,
     by_form,
     check_choice,
@@ -30,7 +33,6 @@ from gateway.wire.dialect import (
     only,
     refused,
 )
-from gateway.wire.openai_chat import NO_STORE
 from gateway.wire.responses_input import Item, messages_of
 from gateway.wire.responses_output import Output
 from model_runner.types import (
@@ -44,8 +46,6 @@ from model_runner.types import (
 
 STATELESS = "no answers are kept here; send the whole conversation in `input`"
 HOSTED = "this gateway runs nothing of the kind"
-
-
 #: Pairs of `metadata`, as OpenAI takes them.
 MOST_METADATA = 16
 
@@ -72,10 +72,7 @@ class TextConfig(Strict):
 
 
 class StreamOptions(Strict):
-    # Padding against guesses from frame sizes.
-    include_obfuscation: Annotated[
-        Literal[False] | None, only(False, "must be false: none is sent")
-    ] = None
+    include_obfuscation: NotPadded = None
 
 
 class ResponsesRequest(Generate):
@@ -88,14 +85,7 @@ class ResponsesRequest(Generate):
     ]
     instructions: str | None = None
     tools: Many[FunctionParam] | None = None
-    tool_choice: (
-        Annotated[
-            Annotated[Literal["none", "auto", "required"], Tag("[text]")]
-            | Annotated[FunctionChoice, Tag("[object]")],
-            by_form("`none`, `auto`, `required`, or an object that names a function"),
-        ]
-        | None
-    ) = None
+    tool_choice: ToolChoice[FunctionChoice] | None = None
     max_output_tokens: Annotated[Whole, Field(ge=1)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
@@ -103,11 +93,11 @@ class ResponsesRequest(Generate):
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     stream_options: StreamOptions | None = None
     # What would need a memory, or tools of the gateway's own.
-    store: Annotated[Literal[False] | None, only(False, NO_STORE)] = None
+    store: NotStored = None
     previous_response_id: Annotated[None, refused(STATELESS)] = None
     conversation: Annotated[None, refused(STATELESS)] = None
     prompt: Annotated[None, refused(STATELESS)] = None
-    background: Annotated[Literal[False] | None, only(False, NO_STORE)] = None
+    background: NotStored = None
     max_tool_calls: Annotated[None, refused(HOSTED)] = None
     # Accepted for clients that send them always; without effect, and never sent to the model.
     text: TextConfig | None = None

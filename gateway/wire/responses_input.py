@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, Tag
 
 from gateway.json_texts import canonical
-from gateway.wire.dialect import Many, Strict, by_form, by_type
+from gateway.wire.dialect import Strict, TextOrParts, by_type
 from model_runner.types import Message, ToolCall
 
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
@@ -57,10 +57,7 @@ class _Echoed(Strict):
 class MessageItem(_Echoed):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[
-        Annotated[str, Tag("[text]")] | Annotated[Many[Part], Tag("[list]")],
-        by_form("a text, or a list of parts"),
-    ]
+    content: TextOrParts[Part]
     phase: Literal["commentary", "final_answer"] | None = None  # without effect
 
 
@@ -76,10 +73,7 @@ class CallItem(_Echoed):
 class ResultItem(_Echoed):
     type: Literal["function_call_output"]
     call_id: str | None = None
-    output: Annotated[
-        Annotated[str, Tag("[text]")] | Annotated[Many[ResultPart], Tag("[list]")],
-        by_form("a text, or a list of parts"),
-    ]
+    output: TextOrParts[ResultPart]
     caller: None = None
     namespace: None = None
 
