@@ -27,7 +27,7 @@ from benchmarks.turning import Answer, answers
 from filters.types import Stage
 from gateway.guards import close_resources
 from gateway.resources import make_resources
-from gateway.settings import read_settings
+from gateway.settings.read import read_settings
 from policies.examples import screened
 from policies.loader import load
 from policies.plan import Policy

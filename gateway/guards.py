@@ -20,7 +20,8 @@ from filters.types import Guard, PromptModel, Scorer, SpanFinder
 from gateway.extras import local_extra
 from gateway.guard_models import CompletionPrompts, EnginePrompts, GuardEngine, NoPrompts
 from gateway.metrics import Metrics
-from gateway.settings import ClassifierSettings, DetectorSettings, GuardSettings, Settings
+from gateway.settings.tables import ClassifierSettings, DetectorSettings, GuardSettings
+from gateway.settings.types import Settings
 from model_runner.registry import backend
 from model_runner.types import ModelRunner
 

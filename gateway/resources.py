@@ -6,7 +6,7 @@ from filters.errors import FilterConfigError
 from filters.registry import JudgeModel, Resources
 from gateway.guards import make_classifiers, make_detectors, make_guards
 from gateway.metrics import Metrics
-from gateway.settings import Settings
+from gateway.settings.types import Settings
 from model_runner.errors import BadRequest
 from model_runner.types import ModelRunner
 

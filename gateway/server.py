@@ -29,7 +29,7 @@ from gateway.policy_store import PolicyStore
 from gateway.receiving import Connection, InTime
 from gateway.redis_connection import RedisEndpoint
 from gateway.resources import judge_model, make_resources
-from gateway.settings import Settings
+from gateway.settings.types import Settings
 from model_runner.continuing import rewinding
 from model_runner.registry import backend
 from model_runner.types import ModelRunner

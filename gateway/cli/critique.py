@@ -20,7 +20,7 @@ from gateway.cli.model import running
 from gateway.cli.options import settings_from, settings_options
 from gateway.errors import CalibrationImpossible
 from gateway.resources import judge_model, make_resources
-from gateway.settings import Settings
+from gateway.settings.types import Settings
 from model_runner.errors import RunnerError
 from policies.errors import PolicyInvalid
 from policies.loader import TABLES, library, load

@@ -19,7 +19,7 @@ from gateway.cli.options import settings_from, settings_options
 from gateway.evaluation.screening import Said, screen_all
 from gateway.guards import close_resources
 from gateway.resources import make_resources
-from gateway.settings import Settings
+from gateway.settings.types import Settings
 from policies.errors import PolicyInvalid
 from policies.loader import load
 

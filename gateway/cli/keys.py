@@ -17,7 +17,8 @@ from gateway.errors import GatewayError
 from gateway.keys import KeyRecord, KeyStore, Role
 from gateway.limits.types import Limits
 from gateway.redis_connection import open_redis
-from gateway.settings import Settings, variable
+from gateway.settings.read import variable
+from gateway.settings.types import Settings
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import click
 
 from gateway.errors import SettingsInvalid
-from gateway.settings import Settings
+from gateway.settings.types import Settings
 from model_runner.errors import RunnerError
 from model_runner.types import ModelRunner
 

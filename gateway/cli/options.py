@@ -13,7 +13,8 @@ from click.core import ParameterSource
 from pydantic_core import PydanticUndefined
 
 from gateway.errors import SettingsInvalid
-from gateway.settings import Settings, read_settings, unknown_variables, variable
+from gateway.settings.read import read_settings, unknown_variables, variable
+from gateway.settings.types import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -18,7 +18,7 @@ from gateway.cli.model import running
 from gateway.cli.options import settings_from, settings_options
 from gateway.judging import judge_text
 from gateway.resources import judge_model, make_resources
-from gateway.settings import Settings
+from gateway.settings.types import Settings
 from policies.errors import PolicyInvalid
 from policies.examples import JudgeOf, Outcome, run_examples
 from policies.loader import Loaded, library, load

@@ -11,7 +11,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.cli.options import DEFAULT_FILE
-from gateway.settings import Settings, unknown_variables
+from gateway.settings.read import unknown_variables
+from gateway.settings.types import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -16,7 +16,8 @@ from filters.registry import Resources
 from filters.validators import VALIDATORS
 from gateway.cli import main
 from gateway.resources import make_resources
-from gateway.settings import Settings, read_settings
+from gateway.settings.read import read_settings
+from gateway.settings.types import Settings
 from policies.examples import run_examples
 from policies.loader import load, parse
 from policies.schema import Hold, PolicySpec, RuleSpec

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.errors import SettingsInvalid
 from gateway.server import make_runner
-from gateway.settings import read_settings
+from gateway.settings.read import read_settings
 from model_runner.errors import Unavailable
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from filters.registry import Resources
 from filters.types import Found, Span, Turn
-from gateway.settings import read_settings
+from gateway.settings.read import read_settings
 from policies.examples import run_examples
 from policies.loader import load
 

@@ -19,7 +19,8 @@ from filters.registry import Resources
 from filters.types import PromptPiece, Turn
 from gateway.guard_models import CompletionPrompts, EnginePrompts
 from gateway.guards import close_resources, make_guards, start_guards
-from gateway.settings import GuardSettings, Settings
+from gateway.settings.tables import GuardSettings
+from gateway.settings.types import Settings
 from model_runner.scripted import ScriptedRunner
 from model_runner.transformers.runner import TransformersRunner
 from policies.examples import screened

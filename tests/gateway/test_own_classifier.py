@@ -13,7 +13,7 @@ from filters.builtin.scorer import FOLDER, BuiltinModel
 from filters.errors import FilterConfigError
 from filters.registry import Resources
 from gateway.guards import make_classifiers
-from gateway.settings import Settings
+from gateway.settings.types import Settings
 from policies.errors import PolicyInvalid
 from policies.examples import screened
 from policies.loader import parse

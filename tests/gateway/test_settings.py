@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 
 from gateway.cli.options import settings_from, settings_options
 from gateway.errors import SettingsInvalid
-from gateway.settings import Settings, read_settings, variable
+from gateway.settings.read import read_settings, variable
+from gateway.settings.types import Settings
 
 
 @click.command()
@@ -101,7 +102,13 @@ def test_one_text_stands_for_a_list_of_one(tmp_path: Path) -> None:
         ("batch = 3", "batch: expected a table (given: 3)"),
         ("[batch]\nsize = 0", "batch.size: 1 or more (given: 0)"),
         ("[classifiers.own]", "classifiers.own.model: missing"),
-        ("[detectors.own]\nmodel = 'x'\nrest = 0", "detectors.own.rest: more than 0.0 (given: 0)"),
+        ("[detectors.own]\nmodel = 'x'\nrest = 0", "detectors.own.rest: more than 0 (given: 0)"),
+        ("port = 70000", "port: 65535 or less (given: 70000)"),
+        ("kv-gib = 1e6", "kv-gib: less than 1e+06 (given: 1000000.0)"),
+        (
+            "[detectors.own]\nurl = 'x'",
+            "detectors.own.url: an address begins with http:// or https:// (given: 'x')",
+        ),
         ("polcy = 'x'", "polcy: unknown setting; did you mean policy?"),
         ("zzz = 'x'", "zzz: unknown setting"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client.metrics import MetricWrapperBase
 
 from gateway.errors import TABLE
-from gateway.settings import Settings
+from gateway.settings.types import Settings
 from gateway.wire.openai_moderations import CATEGORIES
 from model_runner.errors import RunnerError
 from policies.document import Document

@@ -1,0 +1,1 @@
+"""What an operator says: flags, then `GARDEFOU_*`, then one TOML file, then defaults."""
