@@ -1,4 +1,4 @@
-"""What the engine works on: choices that are written, and scores that are asked of them."""
+"""What the engine works on: choices, scores asked of them, and a step's share of either."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model_runner.transformers import sequence
-from model_runner.transformers.batch import Row
+from model_runner.transformers.batch import Row, Segment
 from model_runner.transformers.outlet import Outlet
 from model_runner.transformers.prefix import Owner
 
@@ -63,3 +63,12 @@ class Score:
     labels: Mapping[str, int]
     at: int
     answer: asyncio.Future[Any] = field(repr=False)
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A segment, and who waits for its logits: a choice that writes, or scores."""
+
+    segment: Segment
+    choice: Choice
+    scores: list[Score] = field(default_factory=list)

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 
 from model_runner.errors import BadRequest, Overloaded, RunnerError, Unavailable
 from model_runner.transformers.choice import Choice, Score
+from model_runner.transformers.fence import attempt
 from model_runner.transformers.model import Model
 from model_runner.transformers.outlet import Handover
 from model_runner.transformers.pace import Pace, even
-from model_runner.transformers.scheduler import Scheduler, answer, attempt
+from model_runner.transformers.scheduler import Scheduler
 from model_runner.transformers.sequence import Rewind
 from model_runner.types import Health
 
@@ -85,11 +86,11 @@ class Engine:
             "waiting": len(scheduler.queue),
             "running": len(scheduler.running),
             "free": max(0, self._limits.concurrency - len(scheduler.running)),
-            "rows": scheduler.rows,
+            "rows": len(scheduler.holders),
             "kv_bytes": self._store.used,
             "kv_limit_bytes": self._store.limit,
-            "prefixes": len(scheduler.prefixes),
-            "prefix_bytes": scheduler.prefixes.bytes,
+            "prefixes": len(scheduler.holders.prefixes),
+            "prefix_bytes": scheduler.holders.prefixes.bytes,
         }
 
     # from event loops
@@ -131,7 +132,7 @@ class Engine:
         """With the next step. Raises Unavailable, BadRequest, EngineFailed."""
         score = Score(choice, suffix, labels, at, asyncio.get_running_loop().create_future())
         self._check_alive()
-        self._jobs.append((lambda: self.scheduler.scores.append(score), score.answer))
+        self._jobs.append((lambda: self.scheduler.scores.add(score), score.answer))
         self._work.set()
         found: Mapping[str, float] = await score.answer
         return found
@@ -156,7 +157,7 @@ class Engine:
 
         def job() -> None:
             result, error = attempt(work)
-            answer(self._handover, future, result, error)
+            self._handover.answer(future, result, error)
 
         self._jobs.append((job, future))
         self._work.set()
@@ -198,5 +199,5 @@ class Engine:
         error: RunnerError = Unavailable("the engine has stopped")
         self.scheduler.abandon(error)
         while self._jobs:
-            answer(self._handover, self._jobs.popleft()[1], None, error)
+            self._handover.answer(self._jobs.popleft()[1], error=error)
         self._handover.flush()

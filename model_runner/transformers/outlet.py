@@ -24,6 +24,12 @@ class Handover:
     ) -> None:
         self._calls.setdefault(loop, []).append((call, arguments))
 
+    def answer(
+        self, future: asyncio.Future[Any], value: Any = None, error: RunnerError | None = None
+    ) -> None:
+        """Settle a future of some event loop with the next flush."""
+        self.add(future.get_loop(), _settle, future, value, error)
+
     def flush(self) -> None:
         calls, self._calls = self._calls, {}
         for loop, those in calls.items():
@@ -31,6 +37,15 @@ class Handover:
                 loop.call_soon_threadsafe(_run, those)
             except RuntimeError:  # the loop is closed: nobody reads any more
                 continue
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: RunnerError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
 
 
 def _run(calls: list[Call]) -> None:

@@ -13,56 +13,26 @@ room, after a fault) and is computed anew. So nothing here has to be undone when
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from model_runner.errors import BadRequest, EngineFailed, RunnerError
-from model_runner.transformers import prefix, sampling
-from model_runner.transformers.batch import NoRoom, Segment, tree
-from model_runner.transformers.choice import Choice, Score
+from model_runner.errors import EngineFailed, RunnerError
+from model_runner.transformers import sampling
+from model_runner.transformers.batch import NoRoom, Segment
+from model_runner.transformers.choice import Choice, Work
+from model_runner.transformers.counts import Counts
+from model_runner.transformers.fence import attempt, failed
+from model_runner.transformers.holders import Holders
 from model_runner.transformers.model import Model
 from model_runner.transformers.outlet import Handover
 from model_runner.transformers.pace import Pace
-from model_runner.transformers.prefix import PrefixCache
 from model_runner.transformers.queue import FairQueue
+from model_runner.transformers.scores import Scores
 from model_runner.transformers.sequence import Rewind
-
-T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
-
-AHEAD = 64  # tokens that a new row has room for behind its prompt
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """A segment, and who waits for its logits: a choice that writes, or scores."""
-
-    segment: Segment
-    choice: Choice
-    scores: list[Score] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the engine has done since it started."""
-
-    steps: int = 0
-    tokens_read: int = 0  # computed for prompts
-    tokens_written: int = 0
-    tokens_scored: int = 0
-    prefix_hits: int = 0
-    prefix_tokens: int = 0  # not computed, since they were there
-    preempted: int = 0
-    faults: int = 0
-    rebuilt: int = 0
 
 
 class Scheduler:
@@ -71,30 +41,23 @@ class Scheduler:
     def __init__(self, model: Model, handover: Handover, *, concurrency: int, pace: Pace) -> None:
         self.queue: FairQueue[Choice] = FairQueue()
         self.running: list[Choice] = []
-        self.scores: list[Score] = []
+        self.scores = Scores(handover, trees=model.store.trees)
         self.counts = Counts()
-        self.prefixes = PrefixCache(model.store)
+        self.holders = Holders(model.store, self.counts, self.running, self._displaced)
         self.faults = 0  # steps that failed, one after another
         self.fatal: str | None = None
         self.seconds = 1.0  # that a choice takes, smoothed
         self._model = model
-        self._store = model.store
         self._handover = handover
         self._concurrency = concurrency
         self._pace = pace
         self._full = False  # choices had to wait when the last step began
         # on CPU the thread's own time: other work on the machine says nothing of a step
         self._clock = time.thread_time if model.device.type == "cpu" else time.monotonic
-        self._holders: dict[Choice, None] = {}  # choices with a row, the oldest first
 
     @property
     def busy(self) -> bool:
-        return bool(self.running or self.scores or len(self.queue))
-
-    @property
-    def rows(self) -> int:
-        """Choices that hold keys and values."""
-        return len(self._holders)
+        return bool(self.running or len(self.scores) or len(self.queue))
 
     # the step
 
@@ -119,9 +82,10 @@ class Scheduler:
         self.counts.steps += 1
 
     def _sweep(self) -> None:
-        for choice in [choice for choice in self._holders if choice.closed]:
-            self.retire(choice)
-        self.running = [choice for choice in self.running if not (choice.closed or choice.over)]
+        for choice in self.holders:
+            if choice.closed:
+                self.holders.retire(choice)
+        self.running[:] = [c for c in self.running if not (c.closed or c.over)]
 
     def _admit(self) -> None:
         now = time.monotonic()
@@ -129,9 +93,7 @@ class Scheduler:
             choice.queued = False
             if choice.closed:
                 continue
-            need = self._store.size(len(choice.sequence.ids) + AHEAD)
-            free = self._store.limit - self._store.used + self.prefixes.bytes
-            if self.running and need > free:
+            if self.running and not self.holders.fits(choice):
                 self._wait(choice)
                 break
             # one that came since the last step was not kept waiting
@@ -142,6 +104,12 @@ class Scheduler:
     def _wait(self, choice: Choice) -> None:
         choice.queued = True
         self.queue.put_back(choice.key, choice)
+
+    def _displaced(self, choice: Choice) -> None:
+        """It has lost its row to one that was admitted earlier."""
+        self.counts.preempted += 1
+        self.running.remove(choice)
+        self._wait(choice)
 
     # what is read
 
@@ -159,8 +127,9 @@ class Scheduler:
                 else:
                     reading.append(choice)
         writing = [work.choice for work in works]
-        waiting = self._plan_scores(works)
-        self._plan_reading(works, {c: len(c.sequence.ids) for c in reading} | waiting, writing)
+        scoring, unread = self.scores.plan(self.running)
+        works += scoring
+        self._plan_reading(works, {c: len(c.sequence.ids) for c in reading} | unread, writing)
         return works
 
     def _ready(self, choice: Choice) -> bool:
@@ -206,47 +175,18 @@ class Scheduler:
 
     def _began(self, choice: Choice) -> bool:
         """Give it a row if it has none; whether there is something to compute now."""
-        if choice.row is None and not self._begin(choice):
+        if choice.row is None and not self.holders.begin(choice, self.scores.asked):
             return False
         if choice.row is not None and choice.read >= len(choice.sequence.ids):
             choice.row.length = len(choice.sequence.ids) - 1
         return choice.row is not None
 
-    def _begin(self, choice: Choice) -> bool:
-        """Begin with the longest prefix there is; False to wait for one that is being computed."""
-        ids = prefix.array(choice.sequence.ids[:-1])
-        row, length = self.prefixes.find(choice.owner, ids) or (None, prefix.SHORTEST - 1)
-        asked = {score.choice for score in self.scores}
-        coming = 0
-        for other in self._holders:
-            if other is choice or other.row is None or other.owner != choice.owner:
-                continue
-            shared = prefix.common(other.sequence.head, ids)
-            if min(shared, other.read) > length:
-                row, length = other.row, min(shared, other.read)
-            if shared > other.read and (other in self.running or other in asked):
-                coming = max(coming, shared)
-        if coming >= length + prefix.SHORTEST:
-            return False
-        room = len(choice.sequence.ids) + AHEAD
-        if row is None:
-            choice.row = self._store.row()
-        else:
-            try:
-                choice.row = self._store.copy(row, length, room)
-            except NoRoom:
-                choice.row = self._store.row()
-            else:
-                self.counts.prefix_hits += 1
-                self.counts.prefix_tokens += length
-        self._holders[choice] = None
-        return True
-
     def _add(self, works: list[Work], choice: Choice, count: int, *, writes: bool) -> int:
         """Let it read `count` more of its ids; how many it will."""
         busy = {work.choice for work in works}
         # room for all of it at once: to make it larger is to copy it
-        if not self._make_room(choice, max(choice.read + count, len(choice.sequence.ids)), busy):
+        room = max(choice.read + count, len(choice.sequence.ids))
+        if not self.holders.make_room(choice, room, busy):
             if not busy:
                 self._fail(choice, EngineFailed("the engine has not enough memory for this"))
             return 0
@@ -256,62 +196,6 @@ class Scheduler:
         outputs = (count - 1,) if writes else ()
         works.append(Work(Segment(choice.row, ids, start, outputs=outputs), choice))
         return count
-
-    def _make_room(self, choice: Choice, length: int, busy: set[Choice]) -> bool:
-        """Room for `length` tokens: that of prefixes, of choices that are over, of younger ones."""
-        assert choice.row is not None  # noqa: S101
-        while True:
-            try:
-                self._store.reserve(choice.row, length)
-            except NoRoom:
-                if not (self.prefixes.evict() or self._displace(choice, busy)):
-                    return False
-            else:
-                return True
-
-    def _displace(self, choice: Choice, busy: set[Choice]) -> bool:
-        others = [c for c in reversed(self._holders) if c is not choice and c not in busy]
-        for other in sorted(others, key=lambda c: not c.over):
-            older = other in self.running and choice in self.running
-            if older and self.running.index(other) < self.running.index(choice):
-                continue
-            self._drop(other)
-            if other in self.running:
-                self.counts.preempted += 1
-                self.running.remove(other)
-                self._wait(other)
-            return True
-        return False
-
-    def _plan_scores(self, works: list[Work]) -> dict[Choice, int]:
-        """Add those that can run; the others' choices, with how much of them must be read first."""
-        waiting: dict[Choice, int] = {}
-        groups: dict[tuple[Choice, int], list[tuple[Score, list[int]]]] = {}
-        left: list[Score] = []
-        for score in self.scores:
-            choice = score.choice
-            found, error = attempt(partial(_aside, score))
-            if error is not None or found is None:
-                self._answer(score, error=error)
-                continue
-            position, ids = found
-            if choice.row is not None and choice.read >= position:
-                groups.setdefault((choice, position), []).append((score, ids))
-            else:
-                left.append(score)
-                if choice not in self.running:
-                    waiting[choice] = max(position, waiting.get(choice, 0))
-        self.scores = left
-        together = list(groups.items())
-        if not self._store.trees:
-            together = [(where, [one]) for where, those in together for one in those]
-        for (choice, position), those in together:
-            assert choice.row is not None  # noqa: S101
-            ids, offsets, sees, ends = tree([ids for _, ids in those])
-            places = offsets if sees is not None else None
-            segment = Segment(choice.row, ids, position, False, tuple(ends), places, sees)
-            works.append(Work(segment, choice, [score for score, _ in those]))
-        return waiting
 
     # what is made of it
 
@@ -332,7 +216,7 @@ class Scheduler:
                 self._fail_work(work, EngineFailed("the model's logits are not numbers"))
             elif work.scores:
                 self.counts.tokens_scored += work.segment.count
-                self._answer_all(work, logits[at : at + outputs])
+                self.scores.answer(work, logits[at : at + outputs])
             elif outputs:
                 self._write(work.choice, *drawn[at], self._probed(at))
             at += outputs
@@ -345,7 +229,7 @@ class Scheduler:
             try:
                 return self._model.forward(segments)
             except NoRoom:
-                if not self.prefixes.evict():
+                if not self.holders.prefixes.evict():
                     raise
 
     def _draw(
@@ -361,20 +245,10 @@ class Scheduler:
         if not rows:
             return {}
         mine = logits if len(rows) == len(logits) else logits[list(rows)]
-        tokens = sampling.choose(mine, [choice.sequence.draw() for choice in rows.values()])
-        told: dict[int, Any] = {}
-        asked = [
-            (i, at, choice.sequence.spec.sampling.logprobs)
-            for i, (at, choice) in enumerate(rows.items())
-        ]
-        asked_ = [(i, at, top) for i, at, top in asked if top is not None]
-        if asked_:
-            some = [i for i, _, _ in asked_]
-            found = sampling.logprobs(
-                mine[some], [tokens[i] for i in some], [top for _, _, top in asked_]
-            )
-            told = {at: one for (_, at, _), one in zip(asked_, found, strict=True)}
-        return {at: (token, told.get(at)) for at, token in zip(rows, tokens, strict=True)}
+        draws = [choice.sequence.draw() for choice in rows.values()]
+        tokens = sampling.choose(mine, draws)
+        told = sampling.told(mine, draws, tokens)
+        return dict(zip(rows, zip(tokens, told, strict=True), strict=True))
 
     def _probed(self, output: int) -> dict[str, float] | None:
         return None if self._model.probes is None else self._model.probes.of(output)
@@ -399,15 +273,6 @@ class Scheduler:
             self.running.remove(choice)
             self.seconds += 0.2 * (time.monotonic() - choice.started - self.seconds)
 
-    def _answer_all(self, work: Work, logits: torch.Tensor) -> None:
-        probabilities = torch.softmax(logits, dim=-1)
-        for score, row in zip(work.scores, probabilities, strict=True):
-            found = row[torch.tensor(list(score.labels.values()), device=row.device)].tolist()
-            self._answer(score, dict(zip(score.labels, found, strict=True)))
-
-    def _answer(self, score: Score, value: Any = None, error: RunnerError | None = None) -> None:
-        answer(self._handover, score.answer, value, error)
-
     # faults
 
     def _faulty(self, works: list[Work], error: Exception) -> None:
@@ -422,33 +287,31 @@ class Scheduler:
             self.fatal = "the device has failed"
         for work in works:
             self._fail_work(work, failure)
-        self.prefixes.clear()
+        self.holders.prefixes.clear()
         self.counts.rebuilt += 1
 
     def _broken(self, error: RunnerError) -> None:
         """A step failed outside the model's pass: whom it would have served fails, others go on."""
         self.faults += 1
         self.counts.faults += 1
-        for score in self.scores:
-            self._answer(score, error=error)
-        self.scores = []
+        self.scores.fail_all(error)
         for choice in list(self.running):
             self._fail(choice, error)
-        for choice in list(self._holders):
+        for choice in self.holders:
             choice.failed = True
-            self._drop(choice)
-        self.prefixes.clear()
+            self.holders.drop(choice)
+        self.holders.prefixes.clear()
         self.counts.rebuilt += 1
 
     def _fail_work(self, work: Work, error: RunnerError) -> None:
-        for score in work.scores:
-            self._answer(score, error=error)
-        if not work.scores:
+        if work.scores:
+            self.scores.fail(work.scores, error)
+        else:
             self._fail(work.choice, error)
 
     def _fail(self, choice: Choice, error: RunnerError) -> None:
         choice.failed = True
-        self._drop(choice)
+        self.holders.drop(choice)
         if choice in self.running:
             self.running.remove(choice)
         self._handover.add(choice.outlet.loop, choice.outlet.put, error)
@@ -465,73 +328,9 @@ class Scheduler:
         if choice not in self.running and not choice.queued:
             self.running.append(choice)
 
-    def retire(self, choice: Choice) -> None:
-        """A choice is closed: keep its row as a prefix."""
-        self._holders.pop(choice, None)
-        row, choice.row = choice.row, None
-        if row is None:
-            return
-        ids = choice.sequence.ids[: row.length]
-        _, error = attempt(partial(self.prefixes.keep, choice.owner, ids, row))
-        if error is not None:  # it is over anyway: only its room must not be lost
-            self.counts.faults += 1
-            self._store.free(row)
-
-    def _drop(self, choice: Choice) -> None:
-        self._holders.pop(choice, None)
-        if choice.row is not None:
-            self._store.free(choice.row)
-            choice.row = None
-
     def abandon(self, error: RunnerError) -> None:
         """Nobody is left waiting."""
         for choice in [*self.running, *self.queue.clear()]:
             self._handover.add(choice.outlet.loop, choice.outlet.put, error)
-        for score in self.scores:
-            self._answer(score, error=error)
-        self.running, self.scores = [], []
-
-
-def _aside(score: Score) -> tuple[int, list[int]]:
-    if score.choice.closed:
-        raise BadRequest("the generation is closed")
-    if score.choice.failed:
-        raise EngineFailed("the engine failed on this request")
-    return score.choice.sequence.aside(score.at, score.suffix)
-
-
-def answer(
-    handover: Handover, future: asyncio.Future[Any], value: Any, error: RunnerError | None
-) -> None:
-    """Settle a future of some event loop with the next flush."""
-
-    def settle() -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-
-    handover.add(future.get_loop(), settle)
-
-
-def attempt(work: Callable[[], T]) -> tuple[T | None, RunnerError | None]:
-    """The result or the error. The boundary behind which no fault of a model or library passes."""
-    try:
-        return work(), None
-    except RunnerError as error:
-        return None, error
-    except Exception as error:  # noqa: BLE001 - one request's fault must not end the engine
-        return None, failed(error)
-
-
-def failed(error: Exception) -> EngineFailed:
-    """What is told of a fault: never its message, which may quote a text."""
-    kind = type(error).__name__
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    place = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"
-    logger.error("engine step failed: %s at %s", kind, place)
-    return EngineFailed(f"the engine failed on this request ({kind})")
+        self.running.clear()
+        self.scores.fail_all(error)

@@ -272,7 +272,7 @@ async def test_none_is_lost(tame: Path) -> None:
         assert stats["rows"] == stats["running"] == stats["waiting"] == stats["faults"] == 0
         assert stats["kv_bytes"] <= 400_000
         scheduler = runner._ready()[1].scheduler
-        scheduler.prefixes.clear()
+        scheduler.holders.prefixes.clear()
         assert runner.stats()["kv_bytes"] == 0
 
 

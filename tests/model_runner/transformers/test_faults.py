@@ -62,9 +62,9 @@ async def runner(tmp_path: Path) -> AsyncIterator[TransformersRunner]:
 def parts(runner: TransformersRunner) -> tuple[Any, FaultyPrefixes, FaultyPace]:
     """Its scheduler, with parts that fail when told to put into it."""
     scheduler: Any = runner._ready()[1].scheduler
-    scheduler.prefixes = FaultyPrefixes(scheduler._store)
+    scheduler.holders.prefixes = FaultyPrefixes(scheduler.holders._store)
     scheduler._pace.__class__ = FaultyPace
-    return scheduler, scheduler.prefixes, scheduler._pace
+    return scheduler, scheduler.holders.prefixes, scheduler._pace
 
 
 async def said(runner: TransformersRunner, text: str) -> Sequence[int]:
@@ -118,6 +118,8 @@ async def test_whoever_is_not_hit_says_what_it_says_alone(
     prefixes.failing = pace.failing = ""
     assert [await said(runner, f"Hello {n}") for n in range(4)] == alone
     await runner._ready()[1].call(scheduler._sweep)
-    assert scheduler.rows == 0
+    assert len(scheduler.holders) == 0
     assert not scheduler.running
-    assert scheduler.prefixes.bytes == scheduler._store.used  # nothing else holds room
+    assert (
+        scheduler.holders.prefixes.bytes == scheduler.holders._store.used
+    )  # nothing else holds room

@@ -138,7 +138,13 @@ def test_penalties_biases_and_bans() -> None:
 
 
 def test_logprobs() -> None:
-    (chosen, top), (_, none) = sampling.logprobs(torch.stack((ROW + 3, ROW)), [2, 0], [2, 0])
+    rows = torch.stack((ROW + 3, ROW, ROW))
+    draws = [sampling.Draw(Sampling(logprobs=asked), 0, 0, 0) for asked in (2, None, 0)]
+    first, unasked, last = sampling.told(rows, draws, [2, 0, 0])
+    assert first is not None
+    assert last is not None
+    assert unasked is None
+    (chosen, top), (_, none) = first, last
     assert chosen == pytest.approx(math.log(0.15))
     assert [token for token, _ in top] == [0, 1]
     assert [p for _, p in top] == pytest.approx([math.log(0.5), math.log(0.3)])
