@@ -23,8 +23,9 @@ from filters.builtin.categories import CATEGORIES
 from filters.errors import FilterConfigError
 
 #: 7 of 8 bits for inputs up to the range: kernels for AVX2 add pairs of products in 16 bits. Inputs
-#: beyond it (one in ten thousand) go up to 255, and there a pair of products may be cut to 16 bits,
-#: which moves scores by some 0.001 on such a machine.
+#: beyond it (one in ten thousand) go up to 255, and there a pair of products may be cut to 16 bits.
+#: Of 10,880 scores that moved 571 by more than 0.001 and one by 0.064, the most, against products
+#: in two exact parts on the same machine; less than sums in another order do.
 LEVELS = 127
 #: Operators that the ONNX standard has not: whole numbers times whole numbers, scaled to floats;
 #: attention with several heads. https://onnxruntime.ai/docs/reference/operators/ContribOperators
