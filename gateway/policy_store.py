@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class PolicyStore:
         self._seen: dict[str, tuple[tuple[int, int], ...]] = {}
         self._loaded: dict[str, Policy] = {}
         self._clashing: set[str] = set()  # not loaded for another's name
+        # One load at a time: of two at once, what was read first could be taken last.
+        self._loading = threading.Lock()
         self.reload(resources)
 
     @property
@@ -57,17 +60,22 @@ class PolicyStore:
 
     def reload(self, resources: Resources) -> None:
         """Load all again, with what is known now of the model that judges. Raises PolicyInvalid."""
-        self._resources = resources
-        read = {source: load(source, resources) for source in self._sources}
-        names: dict[str, Policy] = {}
-        for source, loaded in read.items():
-            _check_name(source, loaded, names)
-            names[source] = loaded.policy
-        for source, loaded in read.items():
-            self._take(source, loaded)
+        with self._loading:
+            self._resources = resources
+            read = {source: load(source, resources) for source in self._sources}
+            names: dict[str, Policy] = {}
+            for source, loaded in read.items():
+                _check_name(source, loaded, names)
+                names[source] = loaded.policy
+            for source, loaded in read.items():
+                self._take(source, loaded)
 
     def refresh(self) -> None:
         """Load again what has changed on disk; keep the last good one of what does not load."""
+        with self._loading:
+            self._refresh()
+
+    def _refresh(self) -> None:
         now = {source: self._stamps(source) for source in self._sources}
         changed = [source for source in self._sources if now[source] != self._seen[source]]
         if changed:  # the name that others wait for may be free now

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Kind = Literal["requests", "tokens", "streams", "blocks"]
 KINDS: tuple[Kind, ...] = ("requests", "tokens", "streams", "blocks")  # the order of the scripts
 MOST_LIMIT = 10**12
-Limit = Annotated[int, Field(ge=1, le=MOST_LIMIT)] | None
+Limit = Annotated[int, Field(ge=1, le=MOST_LIMIT)]
 
 
 class Limits(BaseModel):
@@ -24,10 +24,10 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    requests_per_minute: Limit = None
-    tokens_per_minute: Limit = None
-    concurrent_streams: Limit = None
-    blocks_per_hour: Limit = None
+    requests_per_minute: Limit | None = None
+    tokens_per_minute: Limit | None = None
+    concurrent_streams: Limit | None = None
+    blocks_per_hour: Limit | None = None
 
     def of(self, kind: Kind) -> int | None:
         by_kind: Mapping[Kind, int | None] = {

@@ -84,10 +84,11 @@ _WANTED = {
     "dict_type": "expected a table",
     "model_type": "expected a table",
     "literal_error": "expected {expected}",
-    "greater_than_equal": "{ge:g} or more",
-    "greater_than": "more than {gt:g}",
-    "less_than_equal": "{le:g} or less",
-    "less_than": "less than {lt:g}",
+    "greater_than_equal": "{ge:.15g} or more",
+    "greater_than": "more than {gt:.15g}",
+    "less_than_equal": "{le:.15g} or less",
+    "less_than": "less than {lt:.15g}",
+    "finite_number": "expected a number",
     "missing": "missing",
 }
 

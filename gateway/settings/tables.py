@@ -47,7 +47,7 @@ class DetectorSettings(BaseModel):
     ms: Count = 1000
     connections: Count = 100
     faults: Count = 5
-    rest: float = Field(default=10.0, gt=0)
+    rest: float = Field(default=10.0, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one_place(self) -> DetectorSettings:
@@ -102,6 +102,6 @@ class BatchSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: Count = 32
-    ms: float = Field(default=2.0, ge=0)
+    ms: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     queue: Count = 1024
     threads: Count | None = None

@@ -13,7 +13,7 @@ from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from filters.registry import BUILT_IN
-from gateway.limits.types import Limits
+from gateway.limits.types import Limit, Limits
 from gateway.settings.tables import (
     BatchSettings,
     ClassifierSettings,
@@ -24,10 +24,11 @@ from gateway.settings.values import (
     Address,
     Count,
     HashKey,
-    Limit,
     Name,
+    Port,
     RedisAddress,
     Seconds,
+    SomeSeconds,
     Texts,
 )
 from model_runner.types import Capabilities
@@ -62,7 +63,7 @@ class Settings(BaseModel):
         "openai",
         "vllm: also use vLLM's own fields: a cache salt for each tenant, ways to sample, scores.",
     )
-    upstream_idle_seconds: Seconds = _field(
+    upstream_idle_seconds: SomeSeconds = _field(
         60.0,
         "Seconds that the engine elsewhere may take to begin an answer, and between two parts of"
         " it; past them the request fails.",
@@ -98,25 +99,25 @@ class Settings(BaseModel):
         " Better in the environment or the file than on the command line.",
     )
     host: str = _field("127.0.0.1", "Address to listen on. Beyond this machine, keys are required.")
-    port: Annotated[int, Field(ge=0, le=65535)] = _field(8080, "Port to listen on.")
+    port: Port = _field(8080, "Port to listen on.")
     redis: RedisAddress | None = _field(
         None, "Your Redis, as redis://host:6379/0. Default: an embedded one of our own."
     )
     data: Path = _field(user_data_path("gardefou"), "Folder for what the embedded Redis keeps.")
     max_tokens: Count = _field(512, "Tokens of an answer at most, where the request does not say.")
-    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = _field(
+    drain_seconds: Seconds = _field(
         20.0,
         "Seconds that running answers get to end after SIGTERM or Ctrl-C, while new requests are"
         " refused; a second signal ends at once.",
     )
-    receive_seconds: Seconds = _field(
+    receive_seconds: SomeSeconds = _field(
         30.0,
         "Seconds that a request's head may take to arrive, and each piece of its body; the whole"
         " body may take ten times as long.",
     )
     queue: Count = _field(64, "Requests that may wait for the model; more are refused with 503.")
     concurrency: Count = _field(16, "Answers that the model writes at once.")
-    kv_gib: Annotated[float, Field(gt=0, lt=1e6)] | None = _field(
+    kv_gib: Annotated[float, Field(gt=0, lt=1e6, allow_inf_nan=False)] | None = _field(
         None,
         "GiB that the model's keys and values may take, those kept for the next turn included."
         " Default: 2, on a GPU four fifths of what is free beside the weights.",
@@ -125,7 +126,7 @@ class Settings(BaseModel):
         None,
         "Tokens of prompts that the model reads in one step at most. Default: 512, on a GPU 2048.",
     )
-    stall: Annotated[float, Field(gt=1, lt=1e6)] = _field(
+    stall: Annotated[float, Field(gt=1, lt=1e6, allow_inf_nan=False)] = _field(
         2.0,
         "How many times a usual step one may take that also reads prompts, while others write:"
         " more, and prompts are read sooner, and answers flow less evenly.",

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from gateway.limits.types import MOST_LIMIT
-
 #: How the address of a Redis begins.
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def _within(least: float, most: float, said: str) -> Any:
+    """said: what is wanted, with both ends, which pydantic tells one at a time."""
+
+    def check(value: float) -> float:
+        if not least <= value <= most:  # nor what is no number
+            raise ValueError(said)
+        return value
+
+    return AfterValidator(check)
 
 
 def _listed(value: object) -> object:
@@ -52,6 +61,7 @@ Address = Annotated[str, AfterValidator(_address)]
 RedisAddress = Annotated[str, AfterValidator(_redis_address)]
 HashKey = Annotated[str, AfterValidator(_long_enough)]
 Count = Annotated[int, Field(ge=1)]
-Limit = Annotated[int, Field(ge=1, le=MOST_LIMIT)]
+Port = Annotated[int, _within(0, 65535, "a port is a number from 0 to 65535")]
 #: An hour at most.
-Seconds = Annotated[float, Field(gt=0, le=3600)]
+Seconds = Annotated[float, _within(0, 3600, "from 0 to 3600 seconds")]
+SomeSeconds = Annotated[float, _within(1e-9, 3600, "more than 0 and at most 3600 seconds")]

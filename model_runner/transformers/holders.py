@@ -18,8 +18,9 @@ AHEAD = 64  # tokens that a new row has room for behind its prompt
 class Holders:
     """In the order in which they got their rows.
 
-    running: the choices that write, in the order in which they were admitted: none of them gives up
-    its row for a later one. displaced: is told of each of them that had to.
+    running: the scheduler's own list of the choices that write, the earliest first: none of them
+    gives up its row for a later one of them, but any may for one that is only read (a judge's).
+    displaced: is told of each of them that had to.
     """
 
     def __init__(
@@ -98,8 +99,8 @@ class Holders:
     def _displace(self, choice: Choice, busy: Collection[Choice]) -> bool:
         others = [c for c in reversed(self._choices) if c is not choice and c not in busy]
         for other in sorted(others, key=lambda c: not c.over):
-            older = other in self._running and choice in self._running
-            if older and self._running.index(other) < self._running.index(choice):
+            both = other in self._running and choice in self._running
+            if both and self._running.index(other) < self._running.index(choice):
                 continue
             self.drop(other)
             if other in self._running:

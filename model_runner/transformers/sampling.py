@@ -175,13 +175,15 @@ def _nucleus(probabilities: torch.Tensor, asked: Sequence[Sampling]) -> torch.Te
 
 
 #: The log probability of a token, and the likeliest tokens of its place with theirs.
-Told = tuple[float, list[tuple[int, float]]]
+Logprob = tuple[float, list[tuple[int, float]]]
 
 
-def told(logits: torch.Tensor, draws: Sequence[Draw], tokens: Sequence[int]) -> list[Told | None]:
+def told(
+    logits: torch.Tensor, draws: Sequence[Draw], tokens: Sequence[int]
+) -> list[Logprob | None]:
     """What is to be told of the probability of each row's token; None where nothing is asked."""
     asked = [(i, n) for i, one in enumerate(draws) if (n := one.sampling.logprobs) is not None]
-    found: list[Told | None] = [None] * len(tokens)
+    found: list[Logprob | None] = [None] * len(tokens)
     if asked:
         rows = [i for i, _ in asked]
         made = _logprobs(logits[rows], [tokens[i] for i in rows], [n for _, n in asked])
@@ -190,7 +192,7 @@ def told(logits: torch.Tensor, draws: Sequence[Draw], tokens: Sequence[int]) -> 
     return found
 
 
-def _logprobs(logits: torch.Tensor, tokens: Sequence[int], top: Sequence[int]) -> list[Told]:
+def _logprobs(logits: torch.Tensor, tokens: Sequence[int], top: Sequence[int]) -> list[Logprob]:
     """top: how many of the likeliest, for each row."""
     values = torch.log_softmax(logits, dim=-1)
     chosen = values.gather(-1, torch.tensor(tokens, device=values.device)[:, None])[:, 0].tolist()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -33,6 +32,7 @@ from model_runner.transformers.pace import Pace
 from model_runner.transformers.queue import FairQueue
 from model_runner.transformers.scores import Scores
 from model_runner.transformers.sequence import Rewind
+from model_runner.types import Delta
 
 
 class Scheduler:
@@ -40,7 +40,7 @@ class Scheduler:
 
     def __init__(self, model: Model, handover: Handover, *, concurrency: int, pace: Pace) -> None:
         self.queue: FairQueue[Choice] = FairQueue()
-        self.running: list[Choice] = []
+        self.running: list[Choice] = []  # changed in place only: `holders` reads it too
         self.scores = Scores(handover, trees=model.store.trees)
         self.counts = Counts()
         self.holders = Holders(model.store, self.counts, self.running, self._displaced)
@@ -106,7 +106,7 @@ class Scheduler:
         self.queue.put_back(choice.key, choice)
 
     def _displaced(self, choice: Choice) -> None:
-        """It has lost its row to one that was admitted earlier."""
+        """It has lost its row to an earlier one, or to one that is only read."""
         self.counts.preempted += 1
         self.running.remove(choice)
         self._wait(choice)
@@ -234,7 +234,7 @@ class Scheduler:
 
     def _draw(
         self, works: list[Work], logits: torch.Tensor, bad: list[bool]
-    ) -> dict[int, tuple[int, Any]]:
+    ) -> dict[int, tuple[int, sampling.Logprob | None]]:
         """By index of the output: the token, and what is to be told of its probability."""
         at = 0
         rows: dict[int, Choice] = {}
@@ -254,7 +254,11 @@ class Scheduler:
         return None if self._model.probes is None else self._model.probes.of(output)
 
     def _write(
-        self, choice: Choice, token: int, told: Any, probed: dict[str, float] | None
+        self,
+        choice: Choice,
+        token: int,
+        told: sampling.Logprob | None,
+        probed: dict[str, float] | None,
     ) -> None:
         if choice.closed:
             return
@@ -267,7 +271,7 @@ class Scheduler:
         elif delta is not None:
             self._tell(choice, delta)
 
-    def _tell(self, choice: Choice, delta: Any) -> None:
+    def _tell(self, choice: Choice, delta: Delta) -> None:
         self._handover.add(choice.outlet.loop, choice.outlet.put, delta)
         if choice.over:
             self.running.remove(choice)

@@ -21,6 +21,7 @@ class Scores:
         self._handover = handover
         self._trees = trees
         self._waiting: list[Score] = []
+        self._planned: list[Score] = []  # in the step that runs
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -41,9 +42,10 @@ class Scores:
         for score in self._waiting:
             choice = score.choice
             found, error = attempt(partial(_aside, score))
-            if error is not None or found is None:
+            if error is not None:
                 self.fail((score,), error)
                 continue
+            assert found is not None  # noqa: S101
             position, ids = found
             if choice.row is not None and choice.read >= position:
                 groups.setdefault((choice, position), []).append((score, ids))
@@ -52,6 +54,7 @@ class Scores:
                 if choice not in running:
                     unread[choice] = max(position, unread.get(choice, 0))
         self._waiting = left
+        self._planned = [score for those in groups.values() for score, _ in those]
         together = list(groups.items())
         if not self._trees:
             together = [(where, [one]) for where, those in together for one in those]
@@ -64,13 +67,14 @@ class Scores:
             found = row[torch.tensor(list(score.labels.values()), device=row.device)].tolist()
             self._handover.answer(score.answer, dict(zip(score.labels, found, strict=True)))
 
-    def fail(self, scores: Collection[Score], error: RunnerError | None) -> None:
+    def fail(self, scores: Collection[Score], error: RunnerError) -> None:
         for score in scores:
             self._handover.answer(score.answer, error=error)
 
     def fail_all(self, error: RunnerError) -> None:
-        waiting, self._waiting = self._waiting, []
-        self.fail(waiting, error)
+        """Those that wait, and those of the step: one that is answered already stays so."""
+        self.fail([*self._waiting, *self._planned], error)
+        self._waiting, self._planned = [], []
 
 
 def _aside(score: Score) -> tuple[int, list[int]]:

@@ -23,8 +23,6 @@ from model_runner.types import (
     Usage,
 )
 
-Logprob = tuple[float, list[tuple[int, float]]]  # of the chosen token; the likeliest with theirs
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -133,7 +131,7 @@ class Sequence:
     def write(
         self,
         token: int,
-        logprob: Logprob | None,
+        logprob: sampling.Logprob | None,
         *,
         end: bool,
         probed: Mapping[str, float] | None = None,
@@ -154,7 +152,7 @@ class Sequence:
             return self.finish("stop")
         return self.finish("length") if self.full else self._delta()
 
-    def _logprob(self, token: int, found: Logprob | None) -> TokenLogprob | None:
+    def _logprob(self, token: int, found: sampling.Logprob | None) -> TokenLogprob | None:
         if found is None:
             return None
         own = self._alternative(token, found[0])

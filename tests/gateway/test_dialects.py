@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from typing import Any
 
 import anthropic
@@ -42,7 +43,7 @@ async def claude(gateway: Gateway) -> AsyncIterator[AsyncAnthropic]:
 
 def body(path: str, **more: Any) -> dict[str, Any]:
     asked = ask("Hello") if path == CHAT else {"model": "scripted"} | BODIES[path]
-    return asked | more
+    return deepcopy(asked) | more
 
 
 async def streamed(gateway: Gateway, path: str, **more: Any) -> tuple[list[Any], str]:

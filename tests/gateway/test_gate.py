@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import UserDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -469,6 +472,36 @@ def test_two_policies_of_one_name_are_refused(tmp_path: Path) -> None:
     file.write_text(WORDS.replace("policy: words", "policy: patterns"))
     with pytest.raises(PolicyInvalid, match=r"1:1: 'patterns' is the name of the policy .*ns.yaml"):
         PolicyStore(["patterns", str(file)], Resources(), Metrics())
+
+
+class Turnstile(UserDict[str, str]):
+    """Kinds of filters that a thread may ask for once it is let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting, self.open = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[str]:
+        if threading.current_thread() is not threading.main_thread():
+            self.waiting.set()
+            self.open.wait(10)
+        return super().__iter__()
+
+
+async def test_what_is_read_first_is_not_taken_last(tmp_path: Path) -> None:
+    """The watcher loads on a thread while the server loads all anew, as it does at the start."""
+    file, kinds = tmp_path / "words.yaml", Turnstile()
+    file.write_text(WORDS)
+    store = PolicyStore([str(file)], Resources(kinds=kinds), Metrics())
+    file.write_text(WORDS.replace("policy: words", "policy: older"))
+    watching = asyncio.create_task(asyncio.to_thread(store.refresh))
+    await asyncio.to_thread(kinds.waiting.wait, 10)
+    file.write_text(WORDS.replace("policy: words", "policy: newest"))
+    loading = asyncio.create_task(asyncio.to_thread(store.reload, Resources()))
+    await asyncio.wait({loading}, timeout=0.5)
+    kinds.open.set()
+    await asyncio.gather(watching, loading)
+    assert store.default.name == "newest"
 
 
 def test_names_that_change_hands_are_taken_up(tmp_path: Path) -> None:

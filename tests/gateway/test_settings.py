@@ -70,9 +70,12 @@ def test_addresses_of_redis(address: str) -> None:
         {"redis": "host?password=secret"},
         {"upstream": "me:secret@host"},
         {"redaction_key": "secret"},
+        {"detectors": {"own": {"url": "ftp://me:secret@host", "detector": "x"}}},
+        {"guards": {"own": {"template": "x", "upstream": "host?key=secret"}}},
+        {"guards": {"own": {"template": "x", "key": 3, "upstream": "me:secret@host"}}},
     ],
 )
-def test_no_secret_is_repeated(said: dict[str, str]) -> None:
+def test_no_secret_is_repeated(said: dict[str, object]) -> None:
     with pytest.raises(SettingsInvalid) as caught:
         read_settings(said, None)
     assert "secret" not in str(caught.value)
@@ -103,8 +106,16 @@ def test_one_text_stands_for_a_list_of_one(tmp_path: Path) -> None:
         ("[batch]\nsize = 0", "batch.size: 1 or more (given: 0)"),
         ("[classifiers.own]", "classifiers.own.model: missing"),
         ("[detectors.own]\nmodel = 'x'\nrest = 0", "detectors.own.rest: more than 0 (given: 0)"),
-        ("port = 70000", "port: 65535 or less (given: 70000)"),
-        ("kv-gib = 1e6", "kv-gib: less than 1e+06 (given: 1000000.0)"),
+        ("port = 70000", "port: a port is a number from 0 to 65535 (given: 70000)"),
+        ("kv-gib = 1e6", "kv-gib: less than 1000000 (given: 1000000.0)"),
+        ("kv-gib = nan", "kv-gib: expected a number (given: nan)"),
+        ("[batch]\nms = inf", "batch.ms: expected a number (given: inf)"),
+        ("drain-seconds = nan", "drain-seconds: from 0 to 3600 seconds (given: nan)"),
+        (
+            "receive-seconds = 0",
+            "receive-seconds: more than 0 and at most 3600 seconds (given: 0)",
+        ),
+        ("blocks-per-hour = 0", "blocks-per-hour: 1 or more (given: 0)"),
         (
             "[detectors.own]\nurl = 'x'",
             "detectors.own.url: an address begins with http:// or https:// (given: 'x')",

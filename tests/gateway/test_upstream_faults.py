@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -225,7 +226,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_a_fault_is_one_line_with_its_host_and_nothing_that_was_said(
     redis: Redis, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    faults, words = FAULTY[name]
+    faults, words = deepcopy(FAULTY[name])  # refusals are used up
     async with in_front_of(redis, **faults) as (server, gateway):
         status, _ = await sent(gateway, PATHS[0], stream=False)
         assert status >= 500

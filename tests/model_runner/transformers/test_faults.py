@@ -118,8 +118,20 @@ async def test_whoever_is_not_hit_says_what_it_says_alone(
     prefixes.failing = pace.failing = ""
     assert [await said(runner, f"Hello {n}") for n in range(4)] == alone
     await runner._ready()[1].call(scheduler._sweep)
-    assert len(scheduler.holders) == 0
+    holders = scheduler.holders
+    assert len(holders) == 0
     assert not scheduler.running
-    assert (
-        scheduler.holders.prefixes.bytes == scheduler.holders._store.used
-    )  # nothing else holds room
+    assert holders.prefixes.bytes == holders._store.used  # nothing else holds room
+
+
+async def test_a_score_of_a_step_that_fails_is_told_so(runner: TransformersRunner) -> None:
+    _, _, pace = parts(runner)
+    (generation,) = await runner.open(user("Hello", temperature=0.0, max_tokens=12))
+    await read(generation)
+    pace.failing = "units"
+    async with asyncio.timeout(10):
+        with pytest.raises(EngineFailed, match="Fault"):
+            await generation.score("a", ["b", "c"], at=0)
+    pace.failing = ""
+    await generation.close()
+    assert runner.health().ok
