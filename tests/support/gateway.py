@@ -172,7 +172,10 @@ async def serving(
     app = create_app(Doors(services, gate, redis, drain, keep_alive))
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    # Client and server share a loop here: one that is late by seconds finds kept connections past
+    # their time before it finds what was sent on them.
+    config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_keep_alive=60)
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started:  # noqa: ASYNC110  (uvicorn has no event for it)
         await asyncio.sleep(0.005)
