@@ -31,7 +31,8 @@ class PolicyStore:
         self._seen: dict[str, tuple[tuple[int, int], ...]] = {}
         self._loaded: dict[str, Policy] = {}
         self._clashing: set[str] = set()  # not loaded for another's name
-        # One load at a time: of two at once, what was read first could be taken last.
+        # One load at a time: of a `reload` beside a `refresh`, what was read first could be taken
+        # last. (`serve` reloads before it watches; who does both is safe, too.)
         self._loading = threading.Lock()
         self.reload(resources)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -11,11 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
-def _within(least: float, most: float, said: str) -> Any:
-    """said: what is wanted, with both ends, which pydantic tells one at a time."""
+def _where(holds: Callable[[float], bool], said: str) -> Any:
+    """said: what is wanted, with both ends, which pydantic tells one at a time.
+
+    holds: false of what is no number, too, as comparisons are.
+    """
 
     def check(value: float) -> float:
-        if not least <= value <= most:  # nor what is no number
+        if not holds(value):
             raise ValueError(said)
         return value
 
@@ -61,7 +65,9 @@ Address = Annotated[str, AfterValidator(_address)]
 RedisAddress = Annotated[str, AfterValidator(_redis_address)]
 HashKey = Annotated[str, AfterValidator(_long_enough)]
 Count = Annotated[int, Field(ge=1)]
-Port = Annotated[int, _within(0, 65535, "a port is a number from 0 to 65535")]
+Port = Annotated[int, _where(lambda n: 0 <= n <= 65535, "a port is a number from 0 to 65535")]
 #: An hour at most.
-Seconds = Annotated[float, _within(0, 3600, "from 0 to 3600 seconds")]
-SomeSeconds = Annotated[float, _within(1e-9, 3600, "more than 0 and at most 3600 seconds")]
+Seconds = Annotated[float, _where(lambda s: 0 <= s <= 3600, "from 0 to 3600 seconds")]
+SomeSeconds = Annotated[
+    float, _where(lambda s: 0 < s <= 3600, "more than 0 and at most 3600 seconds")
+]

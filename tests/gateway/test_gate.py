@@ -489,7 +489,7 @@ class Turnstile(UserDict[str, str]):
 
 
 async def test_what_is_read_first_is_not_taken_last(tmp_path: Path) -> None:
-    """The watcher loads on a thread while the server loads all anew, as it does at the start."""
+    """All is loaded anew while the watcher loads on its thread."""
     file, kinds = tmp_path / "words.yaml", Turnstile()
     file.write_text(WORDS)
     store = PolicyStore([str(file)], Resources(kinds=kinds), Metrics())

@@ -23,9 +23,10 @@ def test_a_packed_layer_says_the_same(dtype: torch.dtype, bias: bool, rows: int)
     plain = nn.Linear(48, 130, bias=bias, dtype=dtype)
     layers = nn.Sequential(plain)
     pack(layers)
-    # oneDNN need not take bfloat16 without AVX-512; where it does not, layers stay as they are.
-    if dtype == torch.float32 or torch.cpu._is_avx512_supported():
-        assert type(layers[0]) is PackedLinear
+    packed = type(layers[0]) is PackedLinear
+    if not (packed or dtype == torch.float32 or torch.cpu._is_avx512_supported()):
+        pytest.skip("oneDNN takes no bfloat16 on this processor: the layer stayed as it was")
+    assert packed
     for shape in ((rows, 48), (1, rows, 48), (2, 3, rows, 48)):
         x = torch.randn(shape, dtype=dtype)
         with torch.inference_mode():
