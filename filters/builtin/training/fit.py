@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from filters.builtin.categories import CATEGORIES
 from filters.builtin.training.batches import by_length, pad
@@ -43,10 +45,20 @@ def loss(network: Network, batch: Sequence[Example], *, bfloat16: bool = False) 
     ids, mask = pad([one.ids for one in batch], device)
     targets = torch.tensor([one.targets for one in batch], device=device)
     weights = torch.tensor([one.weights for one in batch], device=device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+    with _attention(device), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         logits = network(ids, mask).float()
     each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (each * weights).sum() / weights.sum()
+
+
+def _attention(device: torch.device) -> AbstractContextManager[None]:
+    """How attention is computed while the network learns.
+
+    On CPUs by plain products: a third of a step was spent on the fused kernel's way back (2,000
+    tokens a step, texts of 20, 60 and 128 tokens, one core of a Zen 5, bfloat16: 0.64, 0.67 and
+    0.73 s a step against 0.91, 0.82 and 0.80; with the fused optimizer 0.56 s at 60 tokens).
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 class Fit:
@@ -75,6 +87,7 @@ class Fit:
             lr=0.0,
             weight_decay=0.01,
             betas=(0.9, 0.98),
+            fused=True,
         )
 
     def run(
