@@ -41,6 +41,11 @@ class GuardFilter:
     def categories(self) -> frozenset[str]:
         return self.guard.categories
 
+    @property
+    def needs_engine(self) -> bool:
+        """Whether the guard is to be asked of an engine that is not there."""
+        return getattr(self.guard, "absent", False)
+
     def open(self, context: Context) -> GuardScan:
         return GuardScan(self, context)
 

@@ -146,9 +146,23 @@ class TemplateGuard:
         return self.template.scores(found, asked)
 
     async def start(self) -> None:
-        """Make the model ready. Raises FilterConfigError."""
+        """Make the model ready, and see that it has the template's tokens, if that can be known.
+
+        Raises FilterConfigError.
+        """
         if (begin := getattr(self.model, "start", None)) is not None:
             await begin()
+        if (encoded := getattr(self.model, "encoded", None)) is not None:
+            try:
+                for asked in self.template.questions:
+                    encoded(self.template.render([Turn("user", "?")], asked), self.template.labels)
+            except FilterFailed as error:
+                raise FilterConfigError(f"guard {error}") from error
+
+    @property
+    def absent(self) -> bool:
+        """Whether there is no model to ask, as where a policy is only looked at."""
+        return getattr(self.model, "absent", False)
 
     async def aclose(self) -> None:
         if (end := getattr(self.model, "aclose", None)) is not None:

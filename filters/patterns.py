@@ -42,10 +42,11 @@ _LEADING_FLAGS = regex.compile(r"\(\?([a-zA-Z0-9]+)\)")
 _REFUSED_PARTS = (
     (r"\\[GK]", "\\G and \\K move the start of a match"),
     (r"\\[1-9]", "number references shift when patterns are joined: use (?P<name>…) and (?P=name)"),
+    (r"\(\*|\(\?(?:R|&|[0-9])", "verbs and recursion are not bounded"),
     (r"\(\?[a-zA-Z0-9]+\)", "flags stand at the very start, or scoped as in (?i:…)"),
     (r"\(\?[a-z]*[rfVbpe][a-z0-9-]*:", "that flag cannot follow text as it grows"),
     (r"\{[^{}]*[<=]\d", "fuzzy matching has no partial matches"),
-    (r"\(\*|\(\?[R0-9&]", "verbs and recursion are not bounded"),
+    ("\x08", "a backspace, which YAML makes of \\b in double quotes: use single quotes"),
 )
 
 

@@ -27,6 +27,7 @@ class ViewedFilter:
         self.scope: Scope = made[0].scope
         self.immediate = all(one.immediate for one in made)
         known: list[frozenset[str] | None] = [getattr(one, "categories", None) for one in made]
+        self.needs_engine = any(getattr(one, "needs_engine", False) for one in made)
         told = [categories for categories in known if categories is not None]
         self.categories = frozenset[str]().union(*told) if len(told) == len(known) else None
         if any(getattr(one, "needs_judge", getattr(one, "needs_signals", False)) for one in made):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -141,8 +141,7 @@ class _Api:
         self._doors.drain.check()
         caller = await self._doors.gate.caller(request.headers)
         body = await read_body(request, ModerationRequest)
-        # Asked what it finds, a policy that only monitors says so too.
-        policy = replace(self._services.policies.get(caller.policy), mode="enforce")
+        policy = self._services.policies.get(caller.policy).enforced()
         lease = await admit(self._services, caller, 0)
         try:
             moderating = self._moderated(policy, body.texts(), caller.id)
@@ -179,7 +178,7 @@ class _Api:
         if detector is None:
             raise InvalidBody(f"the header `{detections.HEADER}` is missing", detections.HEADER)
         body = await read_body(request, detections.DetectionRequest)
-        policy = replace(self._services.policies.get(caller.policy), mode="enforce")
+        policy = self._services.policies.get(caller.policy).enforced()
         lease = await admit(self._services, caller, 0)
         try:
             budget = self._services.budget

@@ -52,18 +52,28 @@ class EnginePrompts:
     ) -> Mapping[str, float]:
         await self.start()
         try:
-            ids: list[int] = []
-            for piece in joined(prompt):
-                ids += [self._control(piece.text)] if piece.control else self._text(piece.text)
-            firsts = {self._first(label): label for label in labels}
-            if len(firsts) != len(labels):
-                raise FilterFailed(f"{self._name}: labels begin with the same token")
+            ids, firsts = self.encoded(prompt, labels)
             request = GenerateRequest(token_ids=tuple(ids))
             found = await self._engine.judge(request, "", tuple(firsts))
         except RunnerError as error:
             # Not its message: it could say something of the text.
             raise FilterFailed(f"{self._name}: {type(error).__name__}") from error
         return {firsts[first]: found[first] for first in firsts}
+
+    def encoded(
+        self, prompt: Sequence[PromptPiece], labels: Sequence[str]
+    ) -> tuple[list[int], dict[str, str]]:
+        """The prompt's tokens, and the labels by what their first tokens spell.
+
+        Raises FilterFailed where the model has not the tokens that the template needs.
+        """
+        ids: list[int] = []
+        for piece in joined(prompt):
+            ids += [self._control(piece.text)] if piece.control else self._text(piece.text)
+        firsts = {self._first(label): label for label in labels}
+        if len(firsts) != len(labels):
+            raise FilterFailed(f"{self._name}: labels begin with the same token")
+        return ids, firsts
 
     async def aclose(self) -> None:
         if self._own and self._started:
@@ -90,6 +100,8 @@ class EnginePrompts:
 
 class NoPrompts:
     """Stands where a guard would be asked of an engine that is not there, as in `policy lint`."""
+
+    absent = True
 
     def __init__(self, name: str) -> None:
         self._name = name

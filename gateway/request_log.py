@@ -17,13 +17,17 @@ from gateway.metrics import Metrics
 log = logging.getLogger("gardefou.requests")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MODEL = "/v1/models/{id}"
+#: What is logged and counted; `/healthz`, `/metrics` and paths that are not there are not.
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/responses": "responses",
     "/v1/messages": "messages",
     "/v1/moderations": "moderations",
+    "/api/v1/text/contents": "detections",
     "/v1/models": "models",
+    _MODEL: "models",
 }
 
 
@@ -55,14 +59,20 @@ class RequestLog:
             await self._app(scope, receive, sent)
         finally:
             seconds = perf_counter() - began
-            operation = _OPERATIONS.get(scope["path"])
+            path = _route(scope["path"])
+            operation = _OPERATIONS.get(path)
             if operation is not None:
                 self._metrics.duration.labels(operation, str(status)).observe(seconds)
                 log.info(
                     "%s %s %d %.0f ms %s",
                     scope["method"],
-                    scope["path"],
+                    path,
                     status,
                     seconds * 1000,
                     request_id,
                 )
+
+
+def _route(path: str) -> str:
+    """What a client spells in a path has no place in the log."""
+    return _MODEL if path.startswith("/v1/models/") else path

@@ -9,6 +9,7 @@ from time import perf_counter
 
 from filters.errors import FilterFailed, FilterTimeout
 from filters.types import Context, Filter, Finding, Piece, Progress, Scan
+from policies import fault_log
 from policies.gates import Gate, Spots
 from policies.types import Fault, OnError
 
@@ -65,8 +66,8 @@ class _Lane:
             return self._checked(await self._feed(piece, final=final), final=final)
         # The fail-closed boundary: whatever a filter raises is a fault that the policy answers.
         except Exception as error:  # noqa: BLE001
-            reason = str(error) if isinstance(error, FilterFailed) else type(error).__name__
-            self.fault = Fault(self.link.filter.name, reason, self.link.on_error)
+            self.fault = Fault(self.link.filter.name, fault_log.reason(error), self.link.on_error)
+            fault_log.note(self.fault)
             return ()
         finally:
             self.seconds += perf_counter() - began

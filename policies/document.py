@@ -22,6 +22,13 @@ _MOST_NODES = 200_000
 _DEEPEST = 32
 _INT = regex.compile(r"[-+]?[0-9]+")
 _FLOAT = regex.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+#: What the parser says, and what an editor of policies is told instead.
+_SAID = {
+    r"found character '\t'": "a tab; YAML is indented with spaces",
+    "another document": "a second document begins here; one policy a file",
+    "unknown escape character": "a backslash in double quotes; write patterns in single ones",
+    "expected <block end>": "indented unlike the lines around it",
+}
 
 
 class Document:
@@ -39,8 +46,7 @@ class Document:
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            message = error.problem or error.context or "not YAML"
-            raise PolicyInvalid([Problem(source, line, column, message)]) from error
+            raise PolicyInvalid([Problem(source, line, column, _syntax(error, line))]) from error
         except YAMLError as error:  # characters that YAML does not allow
             raise PolicyInvalid([Problem(source, 1, 1, str(error).splitlines()[0])]) from error
         except RecursionError as error:
@@ -118,3 +124,13 @@ def _scalar(node: ScalarNode) -> object:
     if text in {".inf", ".nan"}:
         return math.inf if text == ".inf" else math.nan
     return text
+
+
+def _syntax(error: MarkedYAMLError, line: int) -> str:
+    """What is wrong, and where the part began that it ends, if on another line than `line`."""
+    problem = error.problem or error.context or "not YAML"
+    message = next((told for said, told in _SAID.items() if said in problem), problem)
+    began = error.context_mark
+    if error.problem and error.context and began and began.line + 1 != line:
+        message += f" ({error.context}, which began on line {began.line + 1})"
+    return message

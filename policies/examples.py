@@ -54,7 +54,8 @@ async def run_examples(
             if getattr(made, "needs_signals", False):
                 yield Outcome(rule.id, "hit", "", skipped="needs a model that writes")
                 continue
-            if getattr(made, "needs_judge", False) and judge_of is None:
+            judges = getattr(made, "needs_judge", False) and judge_of is None
+            if judges or getattr(made, "needs_engine", False):
                 yield Outcome(rule.id, "hit", "", skipped="needs a model to judge")
                 continue
             for kind, texts in (("hit", hits), ("pass", rule.examples.pass_)):
@@ -111,8 +112,9 @@ async def screened(
     only: str | None = None,
     judge: Judge | None = None,
 ) -> Verdict:
-    """The verdict on one text, in pieces that end at `cuts`."""
-    screen = StreamScreen(policy.plan(stage, only=only), Context(stage, judge=judge))
+    """The verdict on one text, in pieces that end at `cuts`, as if the policy were in force."""
+    plan = policy.enforced().plan(stage, only=only)
+    screen = StreamScreen(plan, Context(stage, judge=judge))
     edges = [0, *cuts, len(text)]
     for number, (start, end) in enumerate(pairwise(edges)):
         step = await screen.push(Piece(text[start:end]), final=number == len(edges) - 2)

@@ -127,6 +127,10 @@ class Policy:
             for name, link in chain.items()
         )
 
+    def enforced(self) -> Policy:
+        """The same policy in force, whatever its mode: for those who ask what it finds."""
+        return self if self.mode == "enforce" else replace(self, mode="enforce")
+
     def rule(self, rule_id: str) -> Rule | None:
         """The rule of that id, whatever its stage."""
         every = (rule for rules in self.stages.values() for rule in rules)

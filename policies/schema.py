@@ -87,7 +87,9 @@ class When(_Strict):
             raise ValueError("expected {filter: category, at: score}")  # noqa: TRY004
         asked = [key for key in value if key not in {"at", "except"}]
         if len(asked) != 1:
-            raise ValueError(f"one rule asks one filter; found {', '.join(asked) or 'none'}")
+            names = ", ".join(asked) or "none"
+            beside = "; beside it stand `at` and `except`" if asked else ""
+            raise ValueError(f"one rule asks one filter; found {names}{beside}")
         found = value[asked[0]]
         categories = found if isinstance(found, list) else [found]
         if not categories or not all(isinstance(c, str) and c for c in categories):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from filters.errors import FilterConfigError
 from filters.registry import Resources
 from gateway.cli.model import running
 from gateway.cli.options import settings_from, settings_options
+from gateway.guards import close_resources, make_guards, start_guards
 from gateway.judging import judge_text
 from gateway.resources import judge_model, make_resources
 from gateway.settings.types import Settings
@@ -70,25 +72,34 @@ def test(
     """Run the examples of policy FILES, whole and in random cuts. Exit code 1 if one fails."""
     settings = settings_from(config, given)
     resources = _resources(settings)
-    failed = 0
-    for file in files:
-        if judge:
-            outcomes = asyncio.run(_judged(file, settings, resources, cuts, seed))
-        else:
-            outcomes = asyncio.run(_outcomes(_load(file, resources), cuts, seed))
-        if outcomes is None:
-            failed += 1
-            continue
-        for outcome in outcomes:
-            if outcome.problem or verbose or outcome.skipped:
-                note = outcome.problem or outcome.skipped or "ok"
-                click.echo(note if outcome.problem else f"{outcome.rule} {outcome.kind}: {note}")
-        wrong = sum(1 for outcome in outcomes if outcome.problem)
-        skipped = sum(1 for outcome in outcomes if outcome.skipped)
-        held = len(outcomes) - wrong - skipped
-        click.echo(f"{file}: {held} passed, {wrong} failed, {skipped} skipped")
-        failed += wrong
-    sys.exit(1 if failed else 0)
+
+    async def failed() -> int:
+        try:
+            count = 0
+            for file in files:
+                if judge:
+                    outcomes = await _judged(file, settings, resources, cuts, seed)
+                else:
+                    outcomes = await _outcomes(_load(file, resources), cuts, seed)
+                count += 1 if outcomes is None else _told(file, outcomes, verbose=verbose)
+            return count
+        finally:
+            await close_resources(resources)
+
+    sys.exit(1 if asyncio.run(failed()) else 0)
+
+
+def _told(file: str, outcomes: Sequence[Outcome], *, verbose: bool) -> int:
+    """Print how the examples went. How many failed."""
+    for outcome in outcomes:
+        if outcome.problem or verbose or outcome.skipped:
+            note = outcome.problem or outcome.skipped or "ok"
+            click.echo(note if outcome.problem else f"{outcome.rule} {outcome.kind}: {note}")
+    wrong = sum(1 for outcome in outcomes if outcome.problem)
+    skipped = sum(1 for outcome in outcomes if outcome.skipped)
+    held = len(outcomes) - wrong - skipped
+    click.echo(f"{file}: {held} passed, {wrong} failed, {skipped} skipped")
+    return wrong
 
 
 @policy.command("list")
@@ -118,8 +129,18 @@ async def _judged(
     file: str, settings: Settings, resources: Resources, cuts: int, seed: int
 ) -> list[Outcome] | None:
     async with running(settings) as runner:
-        loaded = _load(file, replace(resources, model=judge_model(runner)))
-        return await _outcomes(loaded, cuts, seed, partial(judge_text, runner))
+        try:
+            guards = make_guards(settings, runner)
+            asked = replace(resources, model=judge_model(runner), guards=guards)
+            await start_guards(asked, partial(click.echo, err=True))
+        except FilterConfigError as error:
+            click.echo(str(error), err=True)
+            return None
+        try:
+            loaded = _load(file, asked)
+            return await _outcomes(loaded, cuts, seed, partial(judge_text, runner))
+        finally:
+            await close_resources(Resources(guards=guards))
 
 
 def _resources(settings: Settings) -> Resources:

@@ -14,6 +14,7 @@ import click
 from filters.errors import FilterConfigError
 from filters.types import Stage
 from gateway.cli.options import settings_from, settings_options
+from gateway.guards import close_resources
 from gateway.resources import make_resources
 from policies.errors import PolicyInvalid
 from policies.examples import screened
@@ -48,8 +49,9 @@ def screen(
     findings  what rules answered, with [start, end) in the text
     scores    the maximum per category, 0 to 1, before thresholds
 
-    A line that is no text is an error that names the line; the others are still screened, and the
-    exit code is 1.
+    What the policy would do in force, also where its mode is `monitor`. A line that is no text, and
+    a filter that fails, are errors that name the line; the others are still screened, and the exit
+    code is 1.
     """
     try:
         resources = make_resources(settings_from(config, given), judge=False)
@@ -57,18 +59,30 @@ def screen(
     except (PolicyInvalid, FilterConfigError) as error:
         click.echo(str(error), err=True)
         sys.exit(2)
-    sys.exit(asyncio.run(_screen(policy, STAGES[stage], file, form)))
+
+    async def wrong() -> bool:
+        try:
+            return await _screen(policy, STAGES[stage], file, form)
+        finally:
+            await close_resources(resources)
+
+    sys.exit(1 if asyncio.run(wrong()) else 0)
 
 
-async def _screen(policy: Policy, stage: Stage, file: BinaryIO, form: str) -> int:
-    wrong = 0
+async def _screen(policy: Policy, stage: Stage, file: BinaryIO, form: str) -> bool:
+    """Whether a line held no text, or a filter failed."""
+    wrong, name = False, getattr(file, "name", "<stdin>")
     for number, text in _texts(file, form):
         if text is None:
-            wrong = 1
+            wrong = True
             what = 'a JSON object with a "text"' if form == "jsonl" else "text"
-            click.echo(f"{file.name}:{number}: expected {what} in UTF-8", err=True)
+            click.echo(f"{name}:{number}: expected {what} in UTF-8", err=True)
             continue
-        shown = json.dumps(_shown(await screened(policy, stage, text)), ensure_ascii=False)
+        verdict = await screened(policy, stage, text)
+        for fault in verdict.faults:
+            wrong = True
+            click.echo(f"{name}:{number}: `{fault.filter}` failed: {fault.reason}", err=True)
+        shown = json.dumps(_shown(verdict), ensure_ascii=False)
         # Half a character of UTF-16 has no UTF-8: as JSON came with it, so it leaves.
         click.echo(shown.encode("utf-8", "backslashreplace"))
     return wrong
@@ -81,7 +95,8 @@ def _texts(file: BinaryIO, form: str) -> Iterator[tuple[int, str | None]]:
         if form == "jsonl" and not line.strip():
             continue
         try:
-            text = line.decode() if form == "lines" else json.loads(line.decode())["text"]
+            line_text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line_text if form == "lines" else json.loads(line_text)["text"]
         except (ValueError, KeyError, TypeError):
             text = None
         yield number, text if isinstance(text, str) else None

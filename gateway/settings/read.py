@@ -29,7 +29,7 @@ def read_settings(
     said: dict[str, Any] = {}
     if file is not None:
         try:
-            said = tomllib.loads(file.read_text(encoding="utf-8"))
+            said = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SettingsInvalid(f"{file}: {error}") from error
     said = {key.replace("_", "-"): value for key, value in said.items()}

@@ -268,6 +268,8 @@ async def test_a_check_may_reject_a_match() -> None:
         ({"x": r"a\Kb"}, ("x",), "\\K"),
         ({"x": "a(?i)b"}, ("x",), "very start"),
         ({"x": "(?:ab){e<=1}"}, ("x",), "fuzzy"),
+        ({"x": "a(?R)?b"}, ("x",), "recursion"),
+        ({"x": "\bab\b"}, ("x",), "single quotes"),
         ({"x": "(?V1)ab"}, ("x",), "V1"),
         ({"x": ["ab", "(?f)ß"]}, ("x", 1), "case-folding"),
         ({"x": {"pattern": "a", "chek": "luhn"}}, ("x", "chek"), "unknown key"),

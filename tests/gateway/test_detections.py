@@ -124,6 +124,8 @@ async def test_limits_count_it(redis: Redis, files: list[str]) -> None:
         _, key = await gateway.keys.add("app", limits=Limits(requests_per_minute=2))
         statuses = [(await ask(gateway, "words", "x", key=key))[0] for _ in range(3)]
         assert statuses == [200, 200, 429]
+        seen = {"operation": "detections", "status": "200"}
+        assert await gateway.count("gen_ai_server_request_duration_seconds_count", **seen) == 2
 
 
 async def test_a_filter_that_fails_is_no_clean_text(redis: Redis, files: list[str]) -> None:

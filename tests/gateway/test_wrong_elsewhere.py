@@ -105,7 +105,7 @@ async def test_no_text_reaches_the_log(
         runner, redis, policy=[str(policy)], classifiers={"blurting": Blurting()}
     ) as gateway:
         for body in bodies:
-            for path in ("/v1/chat/completions", f"/v1/{SECRET}"):
+            for path in ("/v1/chat/completions", f"/v1/{SECRET}", f"/v1/models/{SECRET}"):
                 await gateway.call(path, body)
                 await gateway.call(path, body | {"stream": True})
     assert any(record.name == "gardefou.requests" for record in caplog.records)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from filters.regex import RegexFilter
 from filters.registry import Resources
 from filters.types import Context, Filter, Finding, Piece
@@ -62,3 +64,21 @@ async def test_a_filter_that_fails_at_one_stride_is_asked_no_more() -> None:
     assert [fault.filter for fault in scan.faults] == ["raises"]
     assert step.settled == len(text)
     assert [text[f.span.start : f.span.end] for f in step.findings] == ["secret word"]
+
+
+class Named(Misbehaving):
+    """Raises under a name of its own, as no other test's lines in the log are about it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("raises")
+        self.name = name
+
+
+async def test_why_a_filter_fails_is_logged_once_a_second_and_without_its_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for _ in range(3):
+        await chain(Named("logged")).feed(Piece("private now"), final=True)
+    [line] = [r.getMessage() for r in caplog.records if r.name == "gardefou.filters"]
+    assert line.startswith("`logged` fails (block): ValueError at filters.py:")
+    assert "private" not in line

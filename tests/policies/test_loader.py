@@ -117,6 +117,16 @@ async def test_a_policy_means_what_it_says() -> None:
         (("do: redact", "do: revise"), "p.yaml:9:5: `revise` needs an engine"),
         (("{words: bad, at", "{words: bad, own: x, at"), "p.yaml:11:5: one rule asks one filter"),
         (("words: bad", "words: 3"), "p.yaml:11:5: `words: …` takes a category"),
+        (
+            ("{words: bad, at", "{words: bad, exept: x, at"),
+            "p.yaml:11:5: one rule asks one filter; fo",
+        ),
+        (
+            ("policy: test", "policy: test\n\tx: 1"),
+            "p.yaml:2:1: a tab; YAML is indented with spaces",
+        ),
+        (("policy: test", "policy: test\n---\nx: 1"), "p.yaml:2:1: a second document begins here"),
+        (("policy: test", 'policy: test\nx: "\\d"'), "p.yaml:2:6: a backslash in double quotes"),
         (("    release: hold", "    do: flag"), "p.yaml:13:5: 'do' stands twice"),
         (("  - id: contact", "  - id: [contact"), "p.yaml:8:9: "),
         (("policy: test", "policy: test\nx: &x [*x]"), "p.yaml:2:4: too large or too deep"),

@@ -90,11 +90,12 @@ class Misbehaving:
     def __init__(self, what: str, *, immediate: bool = False) -> None:
         self.name = what
         self.immediate = immediate
+        self._what = what
 
     def open(self, context: Context) -> _MisbehavingScan:
-        if self.name == "refuses" and context.stage == "output":
+        if self._what == "refuses" and context.stage == "output":
             raise RuntimeError("will not open")
-        return _MisbehavingScan(self.name)
+        return _MisbehavingScan(self._what)
 
 
 class _MisbehavingScan:

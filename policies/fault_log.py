@@ -1,0 +1,37 @@
+"""Why filters fail, in the log: the filter and the reason, and no text of anybody's."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from time import monotonic
+from traceback import extract_tb
+from typing import Final
+
+from filters.errors import FilterFailed
+from policies.types import Fault
+
+log = logging.getLogger("gardefou.filters")
+# Those who screen without a log, on a terminal, show the faults themselves.
+log.addHandler(logging.NullHandler())
+
+EVERY: Final = 1.0  # seconds between two lines on one filter
+
+_told: dict[str, float] = {}
+
+
+def reason(error: Exception) -> str:
+    """What may be told: FilterFailed's own words; of all else its kind and its place."""
+    if isinstance(error, FilterFailed):
+        return str(error)
+    last = extract_tb(error.__traceback__)[-1:]
+    places = [f" at {Path(one.filename).name}:{one.lineno}" for one in last]
+    return type(error).__name__ + "".join(places)
+
+
+def note(fault: Fault) -> None:
+    """One line, unless one on that filter was written just now."""
+    now = monotonic()
+    if now - _told.get(fault.filter, -EVERY) >= EVERY:
+        _told[fault.filter] = now
+        log.warning("`%s` fails (%s): %s", fault.filter, fault.on_error, fault.reason)
