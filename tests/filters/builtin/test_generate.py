@@ -15,7 +15,7 @@ WORD = regex.compile(r"\p{L}+")
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Twins]:
-    return list(generate(seed=1, count=20000))
+    return list(generate(seed=1, count=30000))
 
 
 def test_both_sides_have_every_frame_equally_often(drawn: list[Twins]) -> None:
