@@ -129,10 +129,10 @@ class _Api:
         try:
             whole = await unless_gone(request, written.whole())
             await exchange.settle()
+            return WholeAnswer(exchange, whole)
         except BaseException:
             await exchange.aclose()
             raise
-        return WholeAnswer(exchange, whole)
 
     async def moderations(self, request: Request) -> Response:
         return await _guarded(request, self._moderations)
@@ -162,9 +162,10 @@ class _Api:
         screen = StreamScreen(plan, context, budget=self._services.budget)
         try:
             await screen.push(Piece(text), final=True)
-            if screen.failed:
+            verdict = await screen.verdict()
+            if screen.failed or any(fault.on_error == "block" for fault in verdict.faults):
                 raise ScreeningFailed("a filter failed, and nothing can be said of the text")
-            return await screen.verdict()
+            return verdict
         finally:
             await screen.aclose()
 

@@ -276,5 +276,10 @@ async def _pump(choice: Choice, queue: asyncio.Queue[Event | BaseException | Non
             async for event in events:
                 await queue.put(event)
         await queue.put(None)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        await queue.put(error)  # somebody else's: without it the answer would wait for ever
     except Exception as error:  # noqa: BLE001  (handed on, not handled)
         await queue.put(error)

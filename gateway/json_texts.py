@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 Screened = Callable[[str], Awaitable[str]]
 
 #: JSON text in a string of JSON text, so often; what lies deeper is screened as text alone.
 DEEPEST = 4
-_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|([/"\\]))')
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|([/"\\bfnrt]))')
+_LETTERS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+#: Digits that Python makes a number of; other readers take more.
+_MOST_DIGITS = 4300
 
 
 class _Repeated(dict[str, Any]):
@@ -25,10 +28,9 @@ def canonical(text: str) -> str:
     """
     try:
         value = _loads(text)
+        return _dumps(value) if "\\" in text or _repeats(value) else text
     except (ValueError, RecursionError):
         return text
-    written = _dumps(value)
-    return written if "\\" in text or _repeats(value) else text
 
 
 async def screened_json(text: str, released: str, screened: Screened) -> str:
@@ -36,27 +38,34 @@ async def screened_json(text: str, released: str, screened: Screened) -> str:
 
     An escaped secret (`jean\\u0040example.org`) does not show in the text itself, and a redaction
     there may cut an escape in two. JSON text in a string is read too, the strings of a list also as
-    one, and of a key that is given twice the last value counts and stays. What results is screened
-    as a text once more.
-    released: `text` as its own screen released it; returned where what results would not pass.
-        Where `text` is no JSON (cut short, say: some clients read that too), `released` with its
-        escapes undone is screened, and is returned without them if that changes anything.
+    one, and of a key that is given twice the last value counts and stays. What results, written as
+    clients write it that have read it, is screened as a text once more, and leaves if either
+    changed anything.
+    released: `text` as its own screen released it. Where `text` is no JSON (cut short, say: some
+        clients read that too), `released` with its escapes undone is screened, and is returned
+        without them if that changes anything.
     """
     try:
         value = _loads(text)
     except (ValueError, RecursionError):
-        plain = _ESCAPE.sub(_unescaped, released)
-        shown = await screened(plain) if plain != released else plain
-        return released if shown == plain else shown
+        for plain in _plainer(released):
+            if (shown := await screened(plain)) != plain:
+                return shown
+        return released
     new = await _walk(value, screened, 0)
-    if new == value and released == text and not _repeats(value):
-        return text
     written = _dumps(new)
-    return written if await screened(written) == written else released
+    shown = written if written == text == released else await screened(written)
+    if new == value and released == text and shown == written and not _repeats(value):
+        return text
+    return shown
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object)
+    return json.loads(text, object_pairs_hook=_object, parse_int=_int)
+
+
+def _int(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -74,8 +83,19 @@ def _repeats(value: Any) -> bool:
     return isinstance(value, list) and any(map(_repeats, value))
 
 
+def _plainer(text: str) -> Iterator[str]:
+    """`text` with its escapes undone, then with those that are left, as often as strings nest."""
+    for _ in range(DEEPEST):
+        plain = _ESCAPE.sub(_unescaped, text)
+        plain = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if plain == text:
+            return
+        yield plain
+        text = plain
+
+
 def _unescaped(match: re.Match[str]) -> str:
-    return chr(int(match[1], 16)) if match[1] else match[2]
+    return chr(int(match[1], 16)) if match[1] else _LETTERS.get(match[2], match[2])
 
 
 async def _walk(value: Any, screened: Screened, depth: int) -> Any:
@@ -86,7 +106,9 @@ async def _walk(value: Any, screened: Screened, depth: int) -> Any:
     if isinstance(value, dict):
         return {await screened(k): await _walk(v, screened, depth) for k, v in value.items()}
     if isinstance(value, int | float) and not isinstance(value, bool):
-        digits = json.dumps(value)
+        # Who reads 4.0e3 may write 4000.
+        whole = isinstance(value, float) and value.is_integer()
+        digits = str(int(value)) if whole else json.dumps(value)
         shown = await screened(digits)
         return value if shown == digits else shown
     return value

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from filters.types import Context, Piece, Stage, Turn
 from gateway.conversation import Before, Part, Place, Surroundings, parts, turns, with_texts
 from gateway.errors import InvalidBody, PromptBlocked, ScreeningFailed
+from gateway.json_texts import screened_json
 from gateway.judging import judge_part
 from gateway.verdict_cache import VerdictCache
 from model_runner.types import GenerateRequest, ModelRunner
@@ -37,20 +39,29 @@ class _Text:
     key: bytes = b""
     known: Verdict | None = None
     screen: StreamScreen | None = None
+    asides: list[StreamScreen] = field(default_factory=list)  # of the strings in JSON text
     screened: bool = False  # to its end: else its verdict is of a part
     blocked: bool = False
+    shown: str = ""  # as the screens let it out
     released: str = ""
 
     @property
     def failed(self) -> bool:
         """Blocked for a filter's fault, which is no word on the text."""
-        return self.screen is not None and self.screen.failed
+        return any(screen.failed for screen in self._screens())
 
     async def verdict(self) -> Verdict:
         if self.known is None:
-            assert self.screen is not None  # noqa: S101
-            self.known = await self.screen.verdict()
+            said = [await screen.verdict() for screen in self._screens()]
+            self.known = said[0] if len(said) == 1 else _joined(said, self.shown)
         return self.known
+
+    async def aclose(self) -> None:
+        for screen in self._screens():
+            await screen.aclose()
+
+    def _screens(self) -> list[StreamScreen]:
+        return [self.screen, *self.asides] if self.screen is not None else []
 
 
 class Prompt:
@@ -64,6 +75,7 @@ class Prompt:
         self._cache = cache
         self._runner = runner
         self._texts: list[_Text] = []
+        self._strings = 0
         self._current = 0
 
     async def screen(self, request: GenerateRequest) -> GenerateRequest:
@@ -108,8 +120,7 @@ class Prompt:
 
     async def aclose(self) -> None:
         for text in self._texts:
-            if text.screen is not None:
-                await text.screen.aclose()
+            await text.aclose()
 
     async def _screen_all(self, request: GenerateRequest) -> None:
         said, around = turns(request), Surroundings(request)
@@ -120,7 +131,10 @@ class Prompt:
                 if self._is_unknown(text, request, around):
                     text.screen = self._open(text.part, request, said)
                     step = await text.screen.push(Piece(text.part.text), final=True)
-                    text.blocked, text.released = step.then == "stop", step.release.text
+                    text.blocked, text.shown = step.then == "stop", step.release.text
+                    if "\\" in text.part.text and not text.blocked and _is_json(text.part):
+                        await self._inside(text, lambda: self._open(text.part, request, said))  # noqa: B023
+                    text.released = text.shown
                     text.screened = True
                 await asyncio.sleep(0)  # thousands of short texts must not keep others waiting
 
@@ -131,6 +145,25 @@ class Prompt:
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def _inside(self, text: _Text, opened: Callable[[], StreamScreen]) -> None:
+        """Screen what JSON strings say once escapes are undone: no filter finds `\\nIgnore`."""
+
+        async def screened(string: str) -> str:
+            as_written = json.dumps(string, ensure_ascii=False)[1:-1] == string
+            if as_written and text.shown == text.part.text:
+                return string  # read already, as it stands in the text
+            self._strings += 1
+            if self._strings > MOST_TEXTS:
+                raise InvalidBody(f"more than {MOST_TEXTS} strings in JSON have escapes", None)
+            text.asides.append(screen := opened())
+            step = await screen.push(Piece(string), final=True)
+            text.blocked = text.blocked or step.then == "stop"
+            await asyncio.sleep(0)
+            return step.release.text
+
+        shown = await screened_json(text.part.text, text.shown, screened)
+        text.shown = "" if text.blocked else shown
 
     async def _refuse_blocked(self) -> None:
         """Of what is blocked now, what a rule blocked goes before what a fault did."""
@@ -182,6 +215,30 @@ class Prompt:
         if text.part.path[-1] == "arguments":
             return "{}"  # half an argument list is no JSON
         return text.released + REMOVED
+
+
+def _is_json(part: Part) -> bool:
+    """Whether the model reads JSON there, if it is any."""
+    if part.stage == "tool_result":
+        return part.text.lstrip()[:1] in ("{", "[")
+    return part.path[-1] in {"arguments", "parameters", "tool_choice"}
+
+
+def _joined(said: Sequence[Verdict], text: str) -> Verdict:
+    """One verdict of a text's own and of those on the strings in it; the first of equals counts."""
+    strongest = max(said, key=lambda verdict: verdict.action)
+    scores: dict[str, float] = {}
+    for verdict in said:
+        for category, score in verdict.scores.items():
+            scores[category] = max(score, scores.get(category, 0.0))
+    return replace(
+        strongest,
+        text=text,
+        hits=tuple(hit for verdict in said for hit in verdict.hits),
+        scores=scores,
+        faults=tuple(fault for verdict in said for fault in verdict.faults),
+        timings=said[0].timings,
+    )
 
 
 def _current_turn(request: GenerateRequest) -> int:

@@ -64,13 +64,22 @@ class _Lane:
         self._length += len(piece.text)
         try:
             return self._checked(await self._feed(piece, final=final), final=final)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return self._failed(error)  # it is the filter's own, and nobody else's
         # The fail-closed boundary: whatever a filter raises is a fault that the policy answers.
         except Exception as error:  # noqa: BLE001
-            self.fault = Fault(self.link.filter.name, fault_log.reason(error), self.link.on_error)
-            fault_log.note(self.fault)
-            return ()
+            return self._failed(error)
         finally:
             self.seconds += perf_counter() - began
+
+    def _failed(self, error: BaseException) -> Sequence[Finding]:
+        reason = fault_log.reason(error)
+        self.fault = Fault(self.link.filter.name, reason, self.link.on_error)
+        fault_log.note(self.fault)
+        return ()
 
     async def _feed(self, piece: Piece, *, final: bool) -> Progress:
         if self.scan is None:

@@ -48,11 +48,12 @@ class _Redaction:
 
 
 class Composer:
-    """Composes one text. Offsets are absolute: they count `origin` characters already out."""
+    """Composes one text. Offsets are absolute: they count `preceding`, which is out already."""
 
-    def __init__(self, rules: Rules, origin: int = 0) -> None:
+    def __init__(self, rules: Rules, preceding: str = "") -> None:
         self._rules = rules
-        self._origin = origin
+        self._preceding = preceding
+        self._origin = origin = len(preceding)
         self._text = ""  # what is held, from offset `_out` on
         self._out = origin
         self._length = origin
@@ -94,6 +95,8 @@ class Composer:
         """Take a finding; its span is absolute and starts at or after what is out."""
         start = max(finding.span.start, self._origin)
         found = self._text[start - self._out : max(0, finding.span.end - self._out)]
+        if finding.span.start < self._origin:  # an exception is one for the whole of it
+            found = self._preceding[finding.span.start : finding.span.end] + found
         answer = self._rules.hit(finding, found)
         if answer is not None and answer[1].action is Action.REDACT and len(finding.span):
             number, operator = answer[0], self._rules.operator(answer[0])

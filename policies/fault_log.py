@@ -20,7 +20,7 @@ EVERY: Final = 1.0  # seconds between two lines on one filter
 _told: dict[str, float] = {}
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What may be told: FilterFailed's own words; of all else its kind and its place."""
     if isinstance(error, FilterFailed):
         return str(error)

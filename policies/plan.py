@@ -17,6 +17,12 @@ Mode = Literal["enforce", "monitor"]
 History = Literal["block", "redact", "ignore"]
 
 
+#: One role under two names: engines write what either says as the system's.
+_ALIKE: Mapping[str, frozenset[str]] = dict.fromkeys(
+    ("system", "developer"), frozenset({"system", "developer"})
+)
+
+
 @dataclass(frozen=True, slots=True)
 class StagePlan:
     """What runs at one stage.
@@ -86,7 +92,11 @@ class Policy:
             rule
             for rule in self.stages[stage]
             if (only is None or rule.id == only)
-            and (role is None or not rule.roles or role in rule.roles)
+            and (
+                role is None
+                or not rule.roles
+                or not _ALIKE.get(role, {role}).isdisjoint(rule.roles)
+            )
         )
         enforce = self.mode == "enforce"
         signalling = [r for r in chosen if enforce and r.signal]

@@ -57,7 +57,7 @@ class StreamScreen:
         self._plan = plan
         self._context = context
         self._preceding = context.preceding
-        self._composer = Composer(plan.rules, len(context.preceding))
+        self._composer = Composer(plan.rules, context.preceding)
         self._chain = ChainScan(plan.acting, context)
         self._past = Past(plan.rules)
         self._budget = budget or Budget()
@@ -66,6 +66,7 @@ class StreamScreen:
         self._signal = _Watch(plan, plan.signalling, plan.signal_rules, context)
         self._pending = ""  # original text that is not out, for those that watch
         self._done = False
+        self._faults: list[Fault] = []  # of no filter
         self.failed = False
 
     @property
@@ -85,7 +86,7 @@ class StreamScreen:
             return self._refuse(Fault("hold", "too much text is held", "block"))
         self._taken += len(piece.text)
         settled = await self._feed(piece, final=final)
-        for fault in self._chain.faults:
+        for fault in (*self._chain.faults, *self._signal.faults):
             if fault.on_error == "block":
                 return self._refuse(fault)
         release = self._past.moved(self._composer.advance(settled, final=final))
@@ -95,6 +96,10 @@ class StreamScreen:
         self._show(piece.text, release.end - release.start)
         if self._done:
             await self._signal.verdict()  # so that a late block still ends the text
+            for fault in self._signal.faults:
+                if fault.on_error == "block":
+                    self._composer.refuse(_error(fault), "on_error")
+                    self.failed = True
         blocked = self._composer.ended or self._signal.blocked
         signals, checked = self._signal.take(), self._signal.checked
         if revised:
@@ -112,7 +117,7 @@ class StreamScreen:
         rules = self._past.go_on(self._composer, self._chain)
         context = self._past.context(self._context)
         self._preceding, self._pending = context.preceding, ""
-        self._composer = Composer(rules, len(context.preceding))
+        self._composer = Composer(rules, context.preceding)
         self._chain = ChainScan(self._plan.acting, context)
 
     def give_up(self) -> None:
@@ -125,7 +130,7 @@ class StreamScreen:
             self._done = True
             self._show("", 0)
         else:
-            self._composer = Composer(self._plan.rules.given_up(), len(self._context.preceding))
+            self._composer = Composer(self._plan.rules.given_up(), self._context.preceding)
 
     async def verdict(self) -> Verdict:
         """The verdict, once the text is done. In monitor mode it waits for nobody and allows."""
@@ -137,6 +142,7 @@ class StreamScreen:
             timings |= seen.timings
             for category, score in seen.scores.items():
                 scores[category] = max(score, scores.get(category, 0.0))
+        faults += self._faults
         text = self._past.text + self._composer.text
         verdict = _verdict(self._plan, text, hits, scores, faults, timings)
         gave_up = self._past.gave_up(self._composer)
@@ -159,8 +165,9 @@ class StreamScreen:
 
     def _refuse(self, fault: Fault) -> Step:
         """Block at the first character that is not out."""
-        finding = Finding(fault.filter, "error", Span(0, 0), 1.0, fault.reason)
-        release = self._past.moved(self._composer.refuse(finding, "on_error"))
+        if fault not in self._chain.faults and fault not in self._signal.faults:
+            self._faults.append(fault)
+        release = self._past.moved(self._composer.refuse(_error(fault), "on_error"))
         self._account()
         self._done = self.failed = True
         self._show("", 0)
@@ -196,7 +203,7 @@ class _Watch:
         self._plan = plan
         self._idle = not links  # nobody watches
         self._chain = ChainScan(links, context)
-        self._composer = Composer(rules, len(context.preceding))
+        self._composer = Composer(rules, context.preceding)
         self._report = report
         self._queue: asyncio.Queue[str | None] = asyncio.Queue()
         self._ended = False
@@ -207,6 +214,11 @@ class _Watch:
     @property
     def blocked(self) -> bool:
         return self._composer.blocked
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """So far."""
+        return self._chain.faults
 
     def take(self) -> tuple[Hit, ...]:
         """The hits since the last call."""
@@ -260,6 +272,10 @@ class _Watch:
         if self._report is not None and self._plan.mode == "monitor":
             self._report(verdict)
         return verdict
+
+
+def _error(fault: Fault) -> Finding:
+    return Finding(fault.filter, "error", Span(0, 0), 1.0, fault.reason)
 
 
 def _verdict(

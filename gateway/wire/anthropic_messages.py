@@ -263,7 +263,8 @@ def _input(arguments: str) -> Json:
     """A call's arguments as the object that this form wants; what is none goes in as text."""
     try:
         parsed: Any = json.loads(arguments or "{}")
-    except ValueError:
+        json.dumps(parsed, ensure_ascii=False).encode()  # half a character has no UTF-8
+    except (ValueError, RecursionError):
         parsed = None
     return parsed if isinstance(parsed, dict) else {"INVALID_JSON": arguments}
 

@@ -11,6 +11,7 @@ middle of a score's band, and `threshold` compares with that.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -88,14 +89,17 @@ async def _by_policy(
 async def _by_filter(
     policy: Policy, name: str, params: DetectorParams, text: str
 ) -> list[tuple[Finding, str]]:
-    scan = ChainScan([policy.links[name]], Context(params.stage))
+    # Asked by name it answers for itself, whatever gate it stands behind in the policy.
+    scan = ChainScan([replace(policy.links[name], gate=None)], Context(params.stage))
     try:
         progress = await scan.feed(Piece(text), final=True)
     finally:
         await scan.aclose()
     if scan.faults:
         raise DetectorFailed("the filter failed on this text")
-    return [(f, name) for f in progress.findings if f.category != OVERFLOW]
+    if any(finding.category == OVERFLOW for finding in progress.findings):
+        raise DetectorFailed("a match in this text is longer than the filter follows")
+    return [(finding, name) for finding in progress.findings]
 
 
 def _told(

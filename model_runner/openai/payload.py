@@ -82,13 +82,18 @@ def count(request: GenerateRequest, bytes_per_token: float) -> int:
     can come to one; with `bytes_per_token=1` nothing exceeds the count.
     """
     messages = request.messages or ()
-    size = len((request.prompt or "").encode())
+    size = _size(request.prompt or "")
     for message in messages:
-        size += len(json.dumps(_message(message), ensure_ascii=False).encode())
+        size += _size(json.dumps(_message(message), ensure_ascii=False))
     for tool in request.tools:
-        size += len(json.dumps(_tool(tool), ensure_ascii=False).encode())
+        size += _size(json.dumps(_tool(tool), ensure_ascii=False))
     tokens = math.ceil(size / bytes_per_token) + len(request.token_ids or ())
     return tokens + MESSAGE_TOKENS * (len(messages) + len(request.tools))
+
+
+def _size(text: str) -> int:
+    """Bytes of UTF-8; half a character counts too."""
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _sampling(sampling: Sampling) -> Body:

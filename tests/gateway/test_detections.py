@@ -27,6 +27,17 @@ input:
 output:
   - {id: e, when: {words: email}, do: redact}
 """
+GATED = """
+policy: gated
+filters:
+  long: {regex: {key: 'BEGIN[^E]{1,90}END'}}
+  tone: {classifier: words, only: {long: key}}
+  ill: {classifier: broken}
+hold: {characters: 64}
+input:
+  - {id: t, when: {tone: bad}, do: block}
+  - {id: i, when: {ill: bad}, do: flag}
+"""
 OTHER = "policy: other\nfilters: {theirs: {regex: {x: y}}}\n"
 BROKEN = """
 policy: broken
@@ -154,3 +165,22 @@ async def test_bodies_that_are_none(redis: Redis, files: list[str]) -> None:
         assert "detector-id" in answer["message"]
         status, answer = await ask(gateway, "mine", "x", lookahead=3)
         assert "lookahead" in answer["message"]
+
+
+async def test_a_filter_behind_a_gate_answers_for_itself(redis: Redis, tmp_path: Path) -> None:
+    (file := tmp_path / "gated.yaml").write_text(GATED, encoding="utf-8")
+    async with serving(
+        ScriptedRunner.echo(), redis, policy=[str(file)], classifiers=CLASSIFIERS
+    ) as gateway:
+        status, answer = await ask(gateway, "tone", "kill it")
+        assert (status, answer[0][0]["detection"]) == (200, "bad")
+
+
+async def test_moderations_do_not_call_clean_what_a_flagging_filter_failed_on(
+    redis: Redis, tmp_path: Path
+) -> None:
+    (file := tmp_path / "gated.yaml").write_text(GATED, encoding="utf-8")
+    async with serving(
+        ScriptedRunner.echo(), redis, policy=[str(file)], classifiers=CLASSIFIERS
+    ) as gateway:
+        assert (await gateway.post({"input": "x"}, "/v1/moderations"))[0] == 503

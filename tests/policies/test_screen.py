@@ -390,3 +390,59 @@ async def test_a_closed_screen_takes_nothing() -> None:
     await screen.push(Piece("foo"), final=True)
     with pytest.raises(ScreenClosed):
         await screen.push(Piece("more"))
+
+
+async def test_a_filter_that_fails_behind_a_signal_ends_the_text() -> None:
+    """Text does not wait for it; yet nothing that it was to read leaves for good."""
+    broken = Misbehaving("raises")
+    late = replace(rule("raises", Action.BLOCK), signal=True)
+    _, verdict = await run(policy([late], others=[broken]), "now and then", [3, 7])
+    assert verdict.action is Action.BLOCK
+    assert [fault.filter for fault in verdict.faults] == ["raises"]
+    _, verdict = await run(policy([late], others=[broken], on_error="allow"), "now and then", [3])
+    assert verdict.action is Action.ALLOW
+
+
+async def test_a_full_budget_is_a_fault_and_no_word_on_the_text() -> None:
+    plan = policy([rule("re", Action.BLOCK, "foo")]).plan("output")
+    screen = StreamScreen(plan, Context("output"), budget=Budget(3))
+    step = await screen.push(Piece("harmless"), final=True)
+    verdict = await screen.verdict()
+    await screen.aclose()
+    assert (step.then, screen.failed) == ("stop", True)
+    assert [fault.filter for fault in verdict.faults] == ["hold"]
+
+
+async def test_a_cancelled_error_of_a_filter_is_its_fault() -> None:
+    cancelled = Misbehaving("cancels")
+    made = policy([rule("cancels", Action.BLOCK)], others=[cancelled])
+    _, verdict = await asyncio.wait_for(run(made, "now"), 30)
+    assert [fault.reason.split(" at ")[0] for fault in verdict.faults] == ["CancelledError"]
+
+
+async def test_whoever_is_cancelled_from_without_is_cancelled() -> None:
+    made = policy([rule("hangs", Action.BLOCK)], others=[Misbehaving("hangs")])
+    task = asyncio.create_task(run(made, "now"))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("named", ["system", "developer"])
+def test_system_and_developer_are_one_role(named: str) -> None:
+    made = policy([replace(rule("re", Action.BLOCK, "foo"), roles=frozenset({named}))])
+    assert made.plan("output", role="system").acting
+    assert made.plan("output", role="developer").acting
+    assert not made.plan("output", role="user").acting
+
+
+@pytest.mark.parametrize("cut", range(8, 18))
+async def test_an_exception_is_one_for_the_whole_of_what_is_found(cut: int) -> None:
+    """Also where its beginning is out already."""
+    text = "x secret abcsecret y"
+    spared = replace(rule("re", Action.REDACT, "secret"), but=("*bcsecret", "cs*"))
+    bound = replace(rule("re", Action.REDACT, "secret"), but=("ecret abcsecret", "abcsecret"))
+    for one, shown in ((spared, text[cut:]), (bound, "[SECRET] y")):
+        releases, _ = await run(policy([one]), text[cut:], preceding=text[:cut])
+        assert "".join(release.text for release in releases) == shown

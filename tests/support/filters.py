@@ -112,6 +112,8 @@ class _MisbehavingScan:
         match self._what:
             case "raises":
                 raise ValueError("private text")
+            case "cancels":
+                raise asyncio.CancelledError
             case "hangs":
                 await asyncio.sleep(60)
             case "unsettles":
