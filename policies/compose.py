@@ -12,7 +12,8 @@ The rules of composition, none of which looks at how the text arrived:
   behind is forgotten: that text is written anew. What is released ends at `b`, or where a redaction
   that reaches `b` starts;
 - a finding that begins in text already out counts where it reaches new text, from there on; what it
-  merges with, and so what its placeholder may show, is as if nothing were out.
+  merges with, and so what its placeholder may show, is as if nothing were out. One that grew longer
+  than its filter follows, all of it in text already out, goes on: where that is a block, it blocks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from filters.types import Finding, Span
+from filters.types import OVERFLOW, Finding, Span
 from policies.operators import Operator
 from policies.rules import Rules
 from policies.types import Action, Hit, Release
@@ -104,7 +105,10 @@ class Composer:
                 _Redaction(finding.span, number, finding.category, operator, operator.keep)
             )
         if finding.span.end <= self._origin and self._origin:
-            return  # wholly in text that was out before
+            if answer is None or answer[1].action < Action.BLOCK or finding.category != OVERFLOW:
+                return  # wholly in text that was out before
+            # What is found goes on, further than its filter follows: in one piece it is blocked.
+            finding, start = replace(finding, span=Span(self._origin, self._origin)), self._origin
         moved = replace(finding, span=Span(start - self._origin, finding.span.end - self._origin))
         hit = replace(answer[1], finding=moved) if answer else None
         self._undecided.append((moved, hit))

@@ -15,12 +15,13 @@ from filters.classifier import ClassifierFilter
 from filters.critique import CritiqueFilter
 from filters.regex import RegexFilter
 from filters.registry import Resources
-from filters.types import Context, Filter, Piece, Span
+from filters.types import OVERFLOW, Context, Filter, Finding, Piece, Span
 from policies.chain import Link
+from policies.compose import Composer
 from policies.errors import ScreenClosed
 from policies.operators import TAG, Fixed, Hash, Mask, Operator
 from policies.plan import Mode, Policy
-from policies.rules import Rule
+from policies.rules import Rule, Rules
 from policies.screen import Budget, StreamScreen
 from policies.types import Action, Hit, OnError, Release, Verdict
 from tests.support.filters import Misbehaving, PureJudge, WordScorer
@@ -446,3 +447,14 @@ async def test_an_exception_is_one_for_the_whole_of_what_is_found(cut: int) -> N
     for one, shown in ((spared, text[cut:]), (bound, "[SECRET] y")):
         releases, _ = await run(policy([one]), text[cut:], preceding=text[:cut])
         assert "".join(release.text for release in releases) == shown
+
+
+@pytest.mark.parametrize(("overflow", "blocked"), [(Action.BLOCK, True), (Action.ALLOW, False)])
+def test_what_is_longer_than_its_filter_follows_goes_on_behind_a_cut(
+    overflow: Action, blocked: bool
+) -> None:
+    composer = Composer(Rules([rule("re", Action.REDACT)], overflow), "-----BEGIN KEY and much")
+    composer.add(Finding("re", OVERFLOW, Span(0, 20), 1.0))
+    composer.grow(" more")
+    released = composer.advance(28, final=True).text
+    assert (composer.blocked, released) == (blocked, "" if blocked else " more")
