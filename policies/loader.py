@@ -122,7 +122,7 @@ def parse(
     links = {name: replace(link, gate=gates.get(name)) for name, link in links.items()}
     links |= {link.filter.name: replace(link, gate=gated[rule]) for rule, link in asked.items()}
     policy = _policy(spec, links, asked, source, digest.hexdigest()[:12], resources.redaction_key)
-    warnings = tuple(_uncalibrated(spec, document, links))
+    warnings = (*_uncalibrated(spec, document, links), *_joining(spec, document))
     return Loaded(replace(policy, files=tuple(files.used)), spec, document, warnings)
 
 
@@ -337,6 +337,17 @@ def _uncalibrated(
                 f"warning: `{rule.id}` acts on {made.name}, which is not calibrated: what "
                 f"{rule.when.at:g} is worth differs from model to model; see "
                 "`gardefou critique calibrate`",
+            )
+
+
+def _joining(spec: PolicySpec, document: Document) -> Iterator[Problem]:
+    """Redactions that leave nothing to be seen: the text on either side becomes one."""
+    for part, number, rule in _rules(spec):
+        if rule.with_ and rule.with_.text is not None and not rule.with_.text.strip():
+            yield document.problem(
+                (part, number, "with"),
+                f"warning: `{rule.id}` leaves nothing in the place of what it cuts: what stands on "
+                "either side joins, and is not read again; put in a word that shows",
             )
 
 

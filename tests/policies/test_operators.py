@@ -85,6 +85,12 @@ async def test_each_rule_has_its_operator() -> None:
     assert verdict.text == "Of [WORD] and **** **** **** 6467."
 
 
+def test_a_redaction_that_leaves_nothing_is_warned_of() -> None:
+    text = POLICY.replace("TAIL", "tag").replace("WORD", "{text: ' '}")
+    [warning] = parse(text, "p.yaml", KEYED).warnings
+    assert str(warning).startswith("p.yaml:7:47: warning: `word` leaves nothing")
+
+
 @pytest.mark.parametrize(
     ("tail", "expected"),
     [
