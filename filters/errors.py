@@ -8,6 +8,9 @@ FilterError
 
 from __future__ import annotations
 
+from pathlib import Path
+from traceback import extract_tb
+
 #: Characters of a value that a message quotes.
 _QUOTED = 60
 
@@ -54,3 +57,9 @@ def no_text(value: object) -> str | None:
         return None
     what = "no text" if isinstance(value, bool) else "a number"
     return f"{quoted(value)} is {what}; write it in quotes"
+
+
+def place(error: BaseException) -> str:
+    """The file and the line that raised it, once it was raised."""
+    last = extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}:{last.lineno}"

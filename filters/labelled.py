@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -81,11 +81,17 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         file = gzip.GzipFile(fileobj=raw) if zipped else raw
-        for number, line in enumerate(file, 1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                yield number, "not UTF-8"
+        for number, line in decoded(file):
+            yield number, "not UTF-8" if line is None else line
+
+
+def decoded(file: Iterable[bytes]) -> Iterator[tuple[int, str | None]]:
+    """Line numbers with lines, None for one that is no UTF-8. A byte-order mark is left out."""
+    for number, line in enumerate(file, 1):
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            yield number, None
 
 
 def _said(error: ValidationError) -> str:

@@ -12,7 +12,6 @@ code. The object has `from_options(name, options, resources) -> Filter`, or is a
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from filters.errors import FilterConfigError
+from filters.errors import FilterConfigError, place
 from filters.types import Filter, Guard, Scorer, SpanFinder
 
 GROUP = "gardefou.filters"
@@ -167,5 +166,4 @@ def _load(target: str) -> Any:
 
 def _raised(error: Exception) -> str:
     """What was raised, and in which line of whose file."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+    return f"{type(error).__name__}: {error} ({place(error)})"

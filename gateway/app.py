@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from filters.parties import PARTY, Party
-from filters.types import Context, Piece
+from filters.types import Context
 from gateway.body import read_body
 from gateway.caller import Gate
 from gateway.drain import Counted, Drain
@@ -47,7 +47,7 @@ from gateway.wire.dialect import Dialect, Generate
 from gateway.wire.openai_moderations import ModerationRequest, answer
 from model_runner.types import ModelInfo
 from policies.plan import Policy
-from policies.screen import StreamScreen
+from policies.screen import whole
 from policies.types import Verdict
 
 #: Each a file in `gateway/wire/`.
@@ -159,15 +159,10 @@ class _Api:
         runner = self._services.runner
         judge = judge_text(runner, "input", text, tenant) if runner.capabilities.score else None
         context = Context("input", judge=judge)
-        screen = StreamScreen(plan, context, budget=self._services.budget)
-        try:
-            await screen.push(Piece(text), final=True)
-            verdict = await screen.verdict()
-            if screen.failed or any(fault.on_error == "block" for fault in verdict.faults):
-                raise ScreeningFailed("a filter failed, and nothing can be said of the text")
-            return verdict
-        finally:
-            await screen.aclose()
+        verdict = await whole(plan, context, text, budget=self._services.budget)
+        if verdict.failed:
+            raise ScreeningFailed("a filter failed, and nothing can be said of the text")
+        return verdict
 
     async def detections(self, request: Request) -> Response:
         return await _guarded(request, self._detections, detections.form)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 
+from filters.tasks import is_cancelled
 from filters.types import Context, Stage
 from gateway.caller import Caller
 from gateway.choice import Choice, Event
@@ -277,8 +278,7 @@ async def _pump(choice: Choice, queue: asyncio.Queue[Event | BaseException | Non
                 await queue.put(event)
         await queue.put(None)
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if is_cancelled():
             raise
         await queue.put(error)  # somebody else's: without it the answer would wait for ever
     except Exception as error:  # noqa: BLE001  (handed on, not handled)

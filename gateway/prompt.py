@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NoReturn
 
 from filters.types import Context, Piece, Stage, Turn
@@ -17,7 +18,7 @@ from gateway.verdict_cache import VerdictCache
 from model_runner.types import GenerateRequest, ModelRunner
 from policies.plan import Policy
 from policies.screen import StreamScreen
-from policies.types import Action, Verdict
+from policies.types import Action, Verdict, highest
 
 OpenScreen = Callable[[Stage, Context], StreamScreen]
 
@@ -42,7 +43,6 @@ class _Text:
     asides: list[StreamScreen] = field(default_factory=list)  # of the strings in JSON text
     screened: bool = False  # to its end: else its verdict is of a part
     blocked: bool = False
-    shown: str = ""  # as the screens let it out
     released: str = ""
 
     @property
@@ -53,7 +53,7 @@ class _Text:
     async def verdict(self) -> Verdict:
         if self.known is None:
             said = [await screen.verdict() for screen in self._screens()]
-            self.known = said[0] if len(said) == 1 else _joined(said, self.shown)
+            self.known = said[0] if len(said) == 1 else _joined(said, self.released)
         return self.known
 
     async def aclose(self) -> None:
@@ -94,10 +94,9 @@ class Prompt:
         await self._refuse_blocked()
         changed: dict[Place, str] = {}
         for text in self._texts:
-            if text.blocked:
-                text.released = self._mended(text)
-            if text.released != text.part.text:
-                changed[text.part.path] = text.released
+            released = self._mended(text) if text.blocked else text.released
+            if released != text.part.text:
+                changed[text.part.path] = released
         try:
             return with_texts(request, changed)
         except ValueError:
@@ -131,10 +130,9 @@ class Prompt:
                 if self._is_unknown(text, request, around):
                     text.screen = self._open(text.part, request, said)
                     step = await text.screen.push(Piece(text.part.text), final=True)
-                    text.blocked, text.shown = step.then == "stop", step.release.text
+                    text.blocked, text.released = step.then == "stop", step.release.text
                     if "\\" in text.part.text and not text.blocked and _is_json(text.part):
-                        await self._inside(text, lambda: self._open(text.part, request, said))  # noqa: B023
-                    text.released = text.shown
+                        await self._inside(text, partial(self._open, text.part, request, said))
                     text.screened = True
                 await asyncio.sleep(0)  # thousands of short texts must not keep others waiting
 
@@ -151,7 +149,7 @@ class Prompt:
 
         async def screened(string: str) -> str:
             as_written = json.dumps(string, ensure_ascii=False)[1:-1] == string
-            if as_written and text.shown == text.part.text:
+            if as_written and text.released == text.part.text:
                 return string  # read already, as it stands in the text
             self._strings += 1
             if self._strings > MOST_TEXTS:
@@ -162,8 +160,8 @@ class Prompt:
             await asyncio.sleep(0)
             return step.release.text
 
-        shown = await screened_json(text.part.text, text.shown, screened)
-        text.shown = "" if text.blocked else shown
+        shown = await screened_json(text.part.text, text.released, screened)
+        text.released = "" if text.blocked else shown
 
     async def _refuse_blocked(self) -> None:
         """Of what is blocked now, what a rule blocked goes before what a fault did."""
@@ -227,15 +225,11 @@ def _is_json(part: Part) -> bool:
 def _joined(said: Sequence[Verdict], text: str) -> Verdict:
     """One verdict of a text's own and of those on the strings in it; the first of equals counts."""
     strongest = max(said, key=lambda verdict: verdict.action)
-    scores: dict[str, float] = {}
-    for verdict in said:
-        for category, score in verdict.scores.items():
-            scores[category] = max(score, scores.get(category, 0.0))
     return replace(
         strongest,
         text=text,
         hits=tuple(hit for verdict in said for hit in verdict.hits),
-        scores=scores,
+        scores=highest(*(verdict.scores for verdict in said)),
         faults=tuple(fault for verdict in said for fault in verdict.faults),
         timings=said[0].timings,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from filters.errors import FilterFailed, FilterTimeout
+from filters.tasks import is_cancelled
 from filters.types import Context, Filter, Finding, Piece, Progress, Scan
 from policies import fault_log
 from policies.gates import Gate, Spots
@@ -65,10 +66,9 @@ class _Lane:
         try:
             return self._checked(await self._feed(piece, final=final), final=final)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
-            return self._failed(error)  # it is the filter's own, and nobody else's
+            return self._failed(error)  # it is the filter's own
         # The fail-closed boundary: whatever a filter raises is a fault that the policy answers.
         except Exception as error:  # noqa: BLE001
             return self._failed(error)

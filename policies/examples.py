@@ -17,7 +17,8 @@ from policies.types import Verdict
 #: The judge of a text at a stage.
 JudgeOf = Callable[[Stage, str], Judge]
 
-_STAGES: dict[str, Stage] = {"input": "input", "output": "output", "tools": "tool_arguments"}
+#: Stages by the names of their rules in a policy.
+STAGES: dict[str, Stage] = {"input": "input", "output": "output", "tools": "tool_arguments"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ async def run_examples(
                 continue
             for kind, texts in (("hit", hits), ("pass", rule.examples.pass_)):
                 for n, text in enumerate(texts):
-                    example = _Example(loaded.policy, _STAGES[part], rule, kind, text, judge_of)
+                    example = _Example(loaded.policy, STAGES[part], rule, kind, text, judge_of)
                     wrong = await _wrong(example, cuts, random)
                     key = text if isinstance(texts, dict) else n
                     place = (*path, "examples", kind, key)

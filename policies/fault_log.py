@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from time import monotonic
-from traceback import extract_tb
 from typing import Final
 
-from filters.errors import FilterFailed
+from filters.errors import FilterFailed, place
 from policies.types import Fault
 
 log = logging.getLogger("gardefou.filters")
@@ -24,9 +22,7 @@ def reason(error: BaseException) -> str:
     """What may be told: FilterFailed's own words; of all else its kind and its place."""
     if isinstance(error, FilterFailed):
         return str(error)
-    last = extract_tb(error.__traceback__)[-1:]
-    places = [f" at {Path(one.filename).name}:{one.lineno}" for one in last]
-    return type(error).__name__ + "".join(places)
+    return f"{type(error).__name__} at {place(error)}"
 
 
 def note(fault: Fault) -> None:

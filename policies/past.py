@@ -14,7 +14,7 @@ from filters.types import Context, Judge, Span
 from policies.chain import ChainScan
 from policies.compose import Composer
 from policies.rules import Rules
-from policies.types import Action, Fault, Hit, Release, Revision
+from policies.types import Action, Fault, Hit, Release, Revision, highest
 
 #: Rewinds of one text, whatever its rules' tries.
 MOST_REWINDS = 8
@@ -114,9 +114,7 @@ class Past:
         if not self._begin and not self._tries:
             hits, scores = list(composer.hits), dict(composer.scores)
             return hits, scores, list(chain.faults), dict(chain.timings)
-        scores = dict(self._scores)
-        for category, score in composer.scores.items():
-            scores[category] = max(score, scores.get(category, 0.0))
+        scores = highest(self._scores, composer.scores)
         hits = [*self._hits, *(_moved(hit, self._begin) for hit in composer.hits)]
         timings = self._timings + Counter(chain.timings)
         return hits, scores, [*self._faults, *chain.faults], dict(timings)

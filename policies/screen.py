@@ -18,7 +18,7 @@ from policies.errors import ScreenClosed
 from policies.past import Past
 from policies.plan import StagePlan
 from policies.rules import Rules
-from policies.types import Action, Fault, Hit, Step, Verdict
+from policies.types import Action, Fault, Hit, Step, Verdict, highest
 
 Report = Callable[[Verdict], None]
 
@@ -83,11 +83,12 @@ class StreamScreen:
             await self._feed(Piece(first), final=False)
         self._composer.grow(piece.text)
         if not self._budget.take(len(piece.text)):
-            return self._refuse(Fault("hold", "too much text is held", "block"))
+            self._faults.append(Fault("hold", "too much text is held", "block"))
+            return self._refuse(self._faults[-1])
         self._taken += len(piece.text)
         settled = await self._feed(piece, final=final)
         for fault in (*self._chain.faults, *self._signal.faults):
-            if fault.on_error == "block":
+            if fault.blocks:
                 return self._refuse(fault)
         release = self._past.moved(self._composer.advance(settled, final=final))
         self._account()
@@ -97,7 +98,7 @@ class StreamScreen:
         if self._done:
             await self._signal.verdict()  # so that a late block still ends the text
             for fault in self._signal.faults:
-                if fault.on_error == "block":
+                if fault.blocks:
                     self._composer.refuse(_error(fault), "on_error")
                     self.failed = True
         blocked = self._composer.ended or self._signal.blocked
@@ -140,8 +141,7 @@ class StreamScreen:
             hits += seen.hits
             faults += seen.faults
             timings |= seen.timings
-            for category, score in seen.scores.items():
-                scores[category] = max(score, scores.get(category, 0.0))
+            scores = highest(scores, seen.scores)
         faults += self._faults
         text = self._past.text + self._composer.text
         verdict = _verdict(self._plan, text, hits, scores, faults, timings)
@@ -165,8 +165,6 @@ class StreamScreen:
 
     def _refuse(self, fault: Fault) -> Step:
         """Block at the first character that is not out."""
-        if fault not in self._chain.faults and fault not in self._signal.faults:
-            self._faults.append(fault)
         release = self._past.moved(self._composer.refuse(_error(fault), "on_error"))
         self._account()
         self._done = self.failed = True
@@ -186,6 +184,18 @@ class StreamScreen:
             lane.feed(shown)
             if self._done:
                 lane.end()
+
+
+async def whole(
+    plan: StagePlan, context: Context, text: str, *, budget: Budget | None = None
+) -> Verdict:
+    """The verdict on one whole text."""
+    screen = StreamScreen(plan, context, budget=budget)
+    try:
+        await screen.push(Piece(text), final=True)
+        return await screen.verdict()
+    finally:
+        await screen.aclose()
 
 
 class _Watch:

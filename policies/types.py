@@ -47,6 +47,10 @@ class Fault:
     reason: str
     on_error: OnError
 
+    @property
+    def blocks(self) -> bool:
+        return self.on_error == "block"
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
@@ -133,5 +137,19 @@ class Verdict:
     gave_up: bool = False
 
     @property
+    def failed(self) -> bool:
+        """Whether a filter failed that must not: then nothing is said of the text."""
+        return any(fault.blocks for fault in self.faults)
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         return tuple(hit.finding for hit in self.hits)
+
+
+def highest(*scores: Mapping[str, float]) -> dict[str, float]:
+    """Of each category the highest score."""
+    found: dict[str, float] = {}
+    for table in scores:
+        for category, score in table.items():
+            found[category] = max(score, found.get(category, 0.0))
+    return found

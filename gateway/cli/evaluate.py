@@ -12,18 +12,14 @@ from typing import Any
 
 import click
 
-from filters.errors import FilterConfigError
 from filters.labelled import Data, Row, read
 from filters.types import Stage
+from gateway.cli.opened import opened
 from gateway.cli.options import settings_from, settings_options
 from gateway.evaluation.screening import Said, screen_all
-from gateway.guards import close_resources
-from gateway.resources import make_resources
 from gateway.settings.types import Settings
-from policies.errors import PolicyInvalid
-from policies.loader import load
+from policies.examples import STAGES
 
-STAGES: dict[str, Stage] = {"input": "input", "output": "output", "tools": "tool_arguments"}
 #: Bad rows that are told one by one.
 TOLD = 20
 
@@ -124,15 +120,7 @@ def _read(paths: tuple[Path, ...], limit: int | None) -> Data:
 async def _screened(
     settings: Settings, source: str, stage: Stage, data: Data, at_once: int
 ) -> list[Said]:
-    try:
-        resources = make_resources(settings, judge=False)
-        policy = load(source, resources).policy
-    except (PolicyInvalid, FilterConfigError) as error:
-        click.echo(str(error), err=True)
-        sys.exit(2)
     rows: list[Row] = data.rows
-    try:
+    async with opened(settings, source) as policy:
         with click.progressbar(length=len(rows), label="screening", file=sys.stderr) as bar:
             return await screen_all(policy, stage, rows, at_once=at_once, done=bar.update)
-    finally:
-        await close_resources(resources)

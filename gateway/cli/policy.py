@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,17 +75,16 @@ def test(
     resources = _resources(settings)
 
     async def failed() -> int:
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(close_resources, resources)
+            asked, judge_of = resources, None
+            if judge:
+                asked, judge_of = await stack.enter_async_context(_judging(settings, resources))
             count = 0
             for file in files:
-                if judge:
-                    outcomes = await _judged(file, settings, resources, cuts, seed)
-                else:
-                    outcomes = await _outcomes(_load(file, resources), cuts, seed)
+                outcomes = await _outcomes(_load(file, asked), cuts, seed, judge_of)
                 count += 1 if outcomes is None else _told(file, outcomes, verbose=verbose)
             return count
-        finally:
-            await close_resources(resources)
 
     sys.exit(1 if asyncio.run(failed()) else 0)
 
@@ -116,7 +116,7 @@ def schema() -> None:
 
 
 async def _outcomes(
-    loaded: Loaded | None, cuts: int, seed: int, judge_of: JudgeOf | None = None
+    loaded: Loaded | None, cuts: int, seed: int, judge_of: JudgeOf | None
 ) -> list[Outcome] | None:
     """None for what did not load."""
     if loaded is None:
@@ -125,9 +125,14 @@ async def _outcomes(
     return [outcome async for outcome in examples]
 
 
-async def _judged(
-    file: str, settings: Settings, resources: Resources, cuts: int, seed: int
-) -> list[Outcome] | None:
+@asynccontextmanager
+async def _judging(
+    settings: Settings, resources: Resources
+) -> AsyncIterator[tuple[Resources, JudgeOf]]:
+    """What filters are handed where the model runs, and its judge.
+
+    Exit code 1, with an error on the terminal, if it does not fit a guard that is to ask it.
+    """
     async with running(settings) as runner:
         try:
             guards = make_guards(settings, runner)
@@ -135,10 +140,9 @@ async def _judged(
             await start_guards(asked, partial(click.echo, err=True))
         except FilterConfigError as error:
             click.echo(str(error), err=True)
-            return None
+            sys.exit(1)
         try:
-            loaded = _load(file, asked)
-            return await _outcomes(loaded, cuts, seed, partial(judge_text, runner))
+            yield asked, partial(judge_text, runner)
         finally:
             await close_resources(Resources(guards=guards))
 

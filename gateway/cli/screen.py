@@ -7,22 +7,18 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from string import whitespace
 from typing import Any, BinaryIO
 
 import click
 
-from filters.errors import FilterConfigError
+from filters.labelled import decoded
 from filters.types import Stage
+from gateway.cli.opened import opened
 from gateway.cli.options import settings_from, settings_options
-from gateway.guards import close_resources
-from gateway.resources import make_resources
-from policies.errors import PolicyInvalid
-from policies.examples import screened
-from policies.loader import load
-from policies.plan import Policy
+from gateway.settings.types import Settings
+from policies.examples import STAGES, screened
 from policies.types import Verdict
-
-STAGES: dict[str, Stage] = {"input": "input", "output": "output", "tools": "tool_arguments"}
 
 
 @click.command()
@@ -53,50 +49,40 @@ def screen(
     a filter that fails, are errors that name the line; the others are still screened, and the exit
     code is 1.
     """
-    try:
-        resources = make_resources(settings_from(config, given), judge=False)
-        policy = load(source, resources).policy
-    except (PolicyInvalid, FilterConfigError) as error:
-        click.echo(str(error), err=True)
-        sys.exit(2)
-
-    async def wrong() -> bool:
-        try:
-            return await _screen(policy, STAGES[stage], file, form)
-        finally:
-            await close_resources(resources)
-
-    sys.exit(1 if asyncio.run(wrong()) else 0)
+    settings = settings_from(config, given)
+    sys.exit(1 if asyncio.run(_screen(settings, source, STAGES[stage], file, form)) else 0)
 
 
-async def _screen(policy: Policy, stage: Stage, file: BinaryIO, form: str) -> bool:
+async def _screen(settings: Settings, source: str, stage: Stage, file: BinaryIO, form: str) -> bool:
     """Whether a line held no text, or a filter failed."""
     wrong, name = False, getattr(file, "name", "<stdin>")
-    for number, text in _texts(file, form):
-        if text is None:
-            wrong = True
-            what = 'a JSON object with a "text"' if form == "jsonl" else "text"
-            click.echo(f"{name}:{number}: expected {what} in UTF-8", err=True)
-            continue
-        verdict = await screened(policy, stage, text)
-        for fault in verdict.faults:
-            wrong = True
-            click.echo(f"{name}:{number}: `{fault.filter}` failed: {fault.reason}", err=True)
-        shown = json.dumps(_shown(verdict), ensure_ascii=False)
-        # Half a character of UTF-16 has no UTF-8: as JSON came with it, so it leaves.
-        click.echo(shown.encode("utf-8", "backslashreplace"))
+    async with opened(settings, source) as policy:
+        for number, text in _texts(file, form):
+            if text is None:
+                wrong = True
+                what = 'a JSON object with a "text"' if form == "jsonl" else "text"
+                click.echo(f"{name}:{number}: expected {what} in UTF-8", err=True)
+                continue
+            verdict = await screened(policy, stage, text)
+            for fault in verdict.faults:
+                wrong = True
+                click.echo(f"{name}:{number}: `{fault.filter}` failed: {fault.reason}", err=True)
+            shown = json.dumps(_shown(verdict), ensure_ascii=False)
+            # Half a character of UTF-16 has no UTF-8: as JSON came with it, so it leaves.
+            click.echo(shown.encode("utf-8", "backslashreplace"))
     return wrong
 
 
 def _texts(file: BinaryIO, form: str) -> Iterator[tuple[int, str | None]]:
     """Line numbers with their texts; None for a line that holds none."""
-    for number, line in enumerate(file, 1):
-        line = line.rstrip(b"\r\n")
-        if form == "jsonl" and not line.strip():
+    for number, line in decoded(file):
+        if line is None or form == "lines":
+            yield number, None if line is None else line.rstrip("\r\n")
+            continue
+        if not line.strip(whitespace):
             continue
         try:
-            line_text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            text = line_text if form == "lines" else json.loads(line_text)["text"]
+            text = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError):
             text = None
         yield number, text if isinstance(text, str) else None

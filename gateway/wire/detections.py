@@ -23,7 +23,7 @@ from gateway.keys import Role
 from gateway.wire.dialect import Number, Strict
 from policies.chain import ChainScan
 from policies.plan import Policy
-from policies.screen import Budget, StreamScreen
+from policies.screen import Budget, whole
 
 PATH = "/api/v1/text/contents"
 HEADER = "detector-id"
@@ -75,13 +75,8 @@ async def _by_policy(
 ) -> list[tuple[Finding, str]]:
     role = "user" if params.stage == "input" else "assistant"
     plan = policy.plan(params.stage, role=role)
-    screen = StreamScreen(plan, Context(params.stage, role), budget=budget)
-    try:
-        await screen.push(Piece(text), final=True)
-        verdict = await screen.verdict()
-    finally:
-        await screen.aclose()
-    if screen.failed or any(fault.on_error == "block" for fault in verdict.faults):
+    verdict = await whole(plan, Context(params.stage, role), text, budget=budget)
+    if verdict.failed:
         raise DetectorFailed("a filter of the policy failed on this text")
     return [(hit.finding, hit.action.word) for hit in verdict.hits]
 
