@@ -45,6 +45,10 @@ async def screened_json(text: str, released: str, screened: Screened) -> str:
         clients read that too), `released` with its escapes undone is screened, and is returned
         without them if that changes anything.
     """
+    return await _screened(text, released, screened, 0)
+
+
+async def _screened(text: str, released: str, screened: Screened, depth: int) -> str:
     try:
         value = _loads(text)
     except (ValueError, RecursionError):
@@ -52,7 +56,7 @@ async def screened_json(text: str, released: str, screened: Screened) -> str:
             if (shown := await screened(plain)) != plain:
                 return shown
         return released
-    new = await _walk(value, screened, 0)
+    new = await _walk(value, screened, depth)
     written = _dumps(new)
     shown = written if written == text == released else await screened(written)
     if new == value and released == text and shown == written and not _repeats(value):
@@ -117,13 +121,7 @@ async def _walk(value: Any, screened: Screened, depth: int) -> Any:
 async def _string(value: str, screened: Screened, depth: int) -> str:
     shown = await screened(value)
     if depth < DEEPEST and value.lstrip()[:1] in ("{", "["):
-        try:
-            inner = _loads(value)
-        except (ValueError, RecursionError):
-            return shown
-        new = await _walk(inner, screened, depth + 1)
-        if new != inner or _repeats(inner):
-            return _dumps(new)
+        return await _screened(value, shown, screened, depth + 1)
     return shown
 
 

@@ -69,6 +69,7 @@ async def cut_pair(text: str) -> str:
         r'{"pass\u0077ord": "Kx9vTq2"}',
         '{"password"' + "\n" * 6 + ': "Kx9vTq2"}',
         '{"a": "' + ESCAPED + r'", "pass\u0077ord": "Kx9vTq2"}',
+        json.dumps({"inner": r'{"pass\u0077ord": "Kx9vTq2"}'}),
     ],
 )
 async def test_a_secret_that_shows_beside_its_key_does_not_leave(arguments: str) -> None:
