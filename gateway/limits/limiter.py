@@ -7,6 +7,7 @@ import math
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import cast
@@ -61,11 +62,23 @@ class Limiter:
         lease = Lease(self, key_id, secrets.token_hex(12), limits, tokens)
         if limits.unlimited:
             return lease
-        caps = [limits.of(kind) for kind in KINDS]
+        taking = asyncio.create_task(self._take(lease))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # Its client has left. What is on its way to Redis may be let in all the same.
+            await asyncio.wait({taking})
+            if not taking.cancelled() and taking.exception() is None:
+                with suppress(LimitsUnavailable):
+                    await lease.settle(tokens_used=0)
+            raise
+
+    async def _take(self, lease: Lease) -> Lease:
+        caps = [lease.limits.of(kind) for kind in KINDS]
         answer = await self._run(
             self._admit,
-            [self._key(key_id, kind) for kind in KINDS],
-            [self._now(), lease.id, self._lease_ms, tokens, *self._windows]
+            [self._key(lease.key_id, kind) for kind in KINDS],
+            [self._now(), lease.id, self._lease_ms, lease.tokens, *self._windows]
             + ["" if cap is None else cap for cap in caps],
         )
         admitted, lease.bucket, *rest = cast("list[int]", answer)
@@ -75,7 +88,7 @@ class Limiter:
             if cap is not None
         }
         if not admitted:
-            raise _exceeded(lease.usage, tokens)
+            raise _exceeded(lease.usage, lease.tokens)
         return lease
 
     async def settle(self, lease: Lease, tokens_used: int, *, blocked: bool) -> None:

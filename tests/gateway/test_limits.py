@@ -222,6 +222,32 @@ async def test_keep_alive_renews_until_settled(redis: Redis) -> None:
     await limiter.admit("key", limits, tokens=0)
 
 
+async def test_who_leaves_while_asking_holds_nothing() -> None:
+    """Redis has been asked and answers late: it lets in whom nobody waits for any more."""
+    limits = Limits(concurrent_streams=3, tokens_per_minute=100, requests_per_minute=10)
+    with EmbeddedRedis() as server:
+        async with connect(server.url, timeout=20) as client:
+            limiter = Limiter(client)
+            held = await limiter.admit("key", limits, tokens=10)
+            pid = (await client.info("server"))["process_id"]
+
+            os.kill(pid, signal.SIGSTOP)
+            asked = [asyncio.create_task(limiter.admit("key", limits, tokens=9)) for _ in "ab"]
+            await asyncio.sleep(0.1)  # all are sent
+            for task in asked:
+                task.cancel()
+            await asyncio.sleep(0.1)
+            os.kill(pid, signal.SIGCONT)
+            ended = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(end) for end in ended} == {asyncio.CancelledError}
+
+            lease = await limiter.admit("key", limits, tokens=0)
+            used = {kind: of.limit - of.remaining for kind, of in lease.usage.items()}
+            # They came, so they count as requests.
+            assert used == {"requests": 4, "tokens": 10, "streams": 2}
+            await held.settle(tokens_used=10)
+
+
 async def test_a_key_without_limits_needs_no_redis() -> None:
     async with connect("redis://127.0.0.1:1/0") as nowhere:
         lease = await Limiter(nowhere).admit("key", Limits(), tokens=10**9)
