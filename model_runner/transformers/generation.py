@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 from model_runner.errors import BadRequest, EngineFailed, RunnerError
+from model_runner.transformers.calls import CallReader
 from model_runner.transformers.choice import Choice
 from model_runner.transformers.codec import Codec, check_text
 from model_runner.transformers.engine import Engine
 from model_runner.transformers.sequence import Rewind
-from model_runner.types import Delta, Place
+from model_runner.types import CONTENT, Delta, Place
 
 #: The ids of the prompt with a note put in it; None where it has no messages.
 Reread = Callable[[str], list[int] | None]
@@ -19,13 +20,22 @@ Reread = Callable[[str], list[int] | None]
 class LocalGeneration:
     """A `Generation` on the engine thread. Closes itself when nobody holds it any more."""
 
-    def __init__(self, engine: Engine, codec: Codec, choice: Choice, reread: Reread) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        codec: Codec,
+        choice: Choice,
+        reread: Reread,
+        calls: CallReader | None = None,
+    ) -> None:
         self._engine = engine
+        self._calls = calls
         self._reread = reread
         self._codec = codec
         self._choice = choice
         self._read = 0  # offset up to which the reader has the text
         self._finished = False
+        self._rewinds = 0
 
     async def deltas(self) -> AsyncIterator[Delta]:
         """After a rewind of a finished choice, iterate on, or anew."""
@@ -36,9 +46,14 @@ class LocalGeneration:
             if isinstance(item, RunnerError):
                 self._finished = True
                 raise item
-            self._read += len(item.text)
-            self._finished = item.finish_reason is not None
-            yield item
+            rewinds = self._rewinds
+            for delta in (item,) if self._calls is None else self._calls.read(item):
+                if delta.channel == CONTENT:
+                    self._read += len(delta.text)
+                self._finished = delta.finish_reason is not None
+                yield delta
+                if self._rewinds != rewinds:
+                    break  # what else there was is taken back
 
     async def score(self, suffix: str, labels: Sequence[str], *, at: int) -> Mapping[str, float]:
         self._check_open()
@@ -72,6 +87,9 @@ class LocalGeneration:
         def restart() -> None:
             self._choice.outlet.restart()
             self._read, self._finished = to, False
+            self._rewinds += 1
+            if self._calls is not None:
+                self._calls.rewind(to)
 
         await self._engine.rewind(self._choice, back, restart)
 

@@ -7,26 +7,37 @@ joiner behind the first character: `[/INST]` reads `[\\u200d/INST]`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mistral_common.exceptions import MistralCommonException
-from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
+from mistral_common.protocol.instruct.messages import (
+    AssistantMessage,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+)
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall
+from mistral_common.protocol.instruct.tool_calls import Tool as FunctionTool
+from mistral_common.protocol.instruct.tool_calls import ToolCall as Call
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from tokenizers import Tokenizer, decoders, models
 
 from model_runner.errors import BadRequest
+from model_runner.transformers.calls import CallTokens, short
 from model_runner.transformers.codec import BYTE_OF, Codec, Encode, break_up
-from model_runner.types import Message
+from model_runner.types import Message, Tool
 
 FILES = (
     "tekken.json",
     *(f"tokenizer.model.{v}" for v in ("v7m1", "v7", "v3m1", "v3", "v2", "v1")),
 )
 V1_MARKERS = ("[INST]", "[/INST]")
+#: Control tokens: before calls, before a call's arguments, before its id.
+CALLS, ARGUMENTS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 ANCHOR = "\u263a"  # encodes apart from what follows it, as mistral-common's infilling relies on
 
 
@@ -36,13 +47,21 @@ class MistralPrompts:
     def __init__(self, tokenizer: MistralTokenizer[Any, Any, Any, Any, Any]) -> None:
         self._tokenizer = tokenizer
         self._v1 = tokenizer.version == TokenizerVersion.v1
+        # Until then a message of the assistant had words or calls, not both.
+        self._both = tokenizer.version >= TokenizerVersion.v7
+        self.calls = _call_tokens(tokenizer)
 
-    def render(self, messages: Sequence[Message]) -> list[int]:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         last = len(messages) - 1
+        # v2 tells the model by its name whose result it is.
+        names = {call.id: call.name for message in messages for call in message.tool_calls}
         try:
             tokens: list[int] = self._tokenizer.encode_chat_completion(
                 ChatCompletionRequest(
-                    messages=[self._message(m, last=i == last) for i, m in enumerate(messages)]
+                    messages=[
+                        self._message(m, names, last=i == last) for i, m in enumerate(messages)
+                    ],
+                    tools=[_tool(tool) for tool in tools] or None,
                 )
             ).tokens
         except (MistralCommonException, ValueError, AssertionError) as error:
@@ -54,16 +73,49 @@ class MistralPrompts:
         return tokens
 
     def _message(
-        self, message: Message, *, last: bool
-    ) -> SystemMessage | UserMessage | AssistantMessage:
+        self, message: Message, names: Mapping[str, str], *, last: bool
+    ) -> SystemMessage | UserMessage | AssistantMessage | ToolMessage:
         text = break_up(message.content, V1_MARKERS) if self._v1 else message.content
         match message.role:
             case "system" | "developer":
                 return SystemMessage(content=text)
             case "assistant":
-                return AssistantMessage(content=text, prefix=last)
+                calls = [
+                    Call(id=short(c.id), function=FunctionCall(name=c.name, arguments=c.arguments))
+                    for c in message.tool_calls
+                ]
+                said = text if self._both or not calls else None
+                return AssistantMessage(content=said, tool_calls=calls or None, prefix=last)
+            case "tool":
+                given = message.tool_call_id or ""
+                name = message.name or names.get(given)
+                return ToolMessage(content=text, tool_call_id=short(given), name=name)
             case _:
                 return UserMessage(content=text)
+
+
+def _tool(tool: Tool) -> FunctionTool:
+    return FunctionTool(
+        function=Function(
+            name=tool.name,
+            description=tool.description or "",
+            parameters=dict(tool.parameters or {}),
+        )
+    )
+
+
+def _call_tokens(tokenizer: MistralTokenizer[Any, Any, Any, Any, Any]) -> CallTokens | None:
+    version, token = tokenizer.version, tokenizer.instruct_tokenizer.tokenizer.get_special_token
+    if version == TokenizerVersion.v1:
+        return None
+    try:
+        return CallTokens(
+            token(CALLS),
+            arguments=token(ARGUMENTS) if version >= TokenizerVersion.v11 else None,
+            id=token(CALL_ID) if version == TokenizerVersion.v11 else None,
+        )
+    except ValueError:  # a vocabulary without them
+        return None
 
 
 def load(path: str | Path) -> MistralTokenizer[Any, Any, Any, Any, Any]:

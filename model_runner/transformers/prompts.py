@@ -13,6 +13,7 @@ broken up in contents with a zero-width joiner behind their first character.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections import Counter
@@ -22,8 +23,9 @@ from typing import Any, Protocol
 from jinja2 import TemplateError
 
 from model_runner.errors import BadRequest, Unsupported
+from model_runner.transformers.calls import CallTokens
 from model_runner.transformers.codec import Codec, break_up, check_text
-from model_runner.types import Message
+from model_runner.types import Message, Tool
 
 PAD = "\v"  # space that templates strip and never write
 NAME = re.compile("x[0-9a-f]{24}x")
@@ -31,7 +33,12 @@ MARKER = re.compile(r"<\|[^|<>\s]+\|>|\[/?[A-Z_]+\]|<</?[A-Z]+>>|</?s>|<(?:start
 
 
 class Prompts(Protocol):
-    def render(self, messages: Sequence[Message]) -> list[int]:
+    """calls: how the model writes tool calls; None: its format has no tools that we know of."""
+
+    @property
+    def calls(self) -> CallTokens | None: ...
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """The prompt's ids; a last assistant message is left open, to be continued.
 
         Raises: BadRequest if the model's chat format does not take these messages.
@@ -39,18 +46,34 @@ class Prompts(Protocol):
         ...
 
 
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raises BadRequest or Unsupported on what no chat format takes here."""
+def check_messages(messages: Sequence[Message], tools: Sequence[Tool], *, calls: bool) -> None:
+    """Raises BadRequest or Unsupported on what no chat format takes here.
+
+    calls: whether this one has tools.
+    """
     if not messages:
         raise BadRequest("messages must not be empty", "messages")
     for message in messages:
-        if message.role == "tool" or message.tool_calls:
+        if not calls and (message.role == "tool" or message.tool_calls):
             raise Unsupported("this engine takes no tool messages", "messages")
         check_text(message.content, "messages")
+        for call in message.tool_calls:
+            check_text(call.id + call.name + call.arguments, "messages")
+        check_text(message.tool_call_id or "", "messages")
+    if messages[-1].tool_calls:
+        raise BadRequest("messages end with calls that no `tool` message answers", "messages")
+    for tool in tools:
+        said = json.dumps(tool.parameters, ensure_ascii=False)
+        check_text(f"{tool.name}{tool.description or ''}{said}", "tools")
 
 
 class TemplatePrompts:
-    """Chat prompts by the Jinja template of a transformers tokenizer."""
+    """Chat prompts by the Jinja template of a transformers tokenizer.
+
+    Without tools: each family of models has a form of its own for calls.
+    """
+
+    calls = None
 
     def __init__(self, tokenizer: Any, codec: Codec) -> None:
         self._tokenizer = tokenizer
@@ -61,7 +84,7 @@ class TemplatePrompts:
         source = str(tokenizer.chat_template or "")
         self._markers = set(MARKER.findall(source)) - set(codec.control)
 
-    def render(self, messages: Sequence[Message]) -> list[int]:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:  # noqa: ARG002
         if not self._tokenizer.chat_template:
             raise Unsupported("this model has no chat template", "messages")
         continues = messages[-1].role == "assistant"

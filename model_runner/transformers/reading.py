@@ -6,6 +6,7 @@ from collections import OrderedDict
 from threading import Lock
 
 from model_runner.errors import BadRequest, Unsupported
+from model_runner.transformers.calls import offered
 from model_runner.transformers.codec import Codec, check_text
 from model_runner.transformers.prompts import Prompts, check_messages
 from model_runner.types import GenerateRequest
@@ -43,11 +44,15 @@ class PromptReader:
             return self._kept.pop(_key(request), None)
 
     def _encode(self, request: GenerateRequest) -> list[int]:
-        if request.tools or request.tool_choice not in (None, "none"):
+        calls = self._prompts.calls is not None
+        if not calls and (request.tools or request.tool_choice not in (None, "none")):
             raise Unsupported("this engine takes no tools", "tools")
         if request.messages is not None:
-            check_messages(request.messages)
-            return self._prompts.render(request.messages)
+            tools, _ = offered(request)
+            check_messages(request.messages, tools, calls=calls)
+            return self._prompts.render(request.messages, tools)
+        if request.tools or request.tool_choice not in (None, "auto", "none"):
+            raise BadRequest("tools: they go with `messages`", "tools")
         if request.prompt is not None:
             if not request.prompt:
                 raise BadRequest("prompt must not be empty", "prompt")
@@ -63,5 +68,5 @@ class PromptReader:
 
 
 def _key(request: GenerateRequest) -> object:
-    tools = bool(request.tools) or request.tool_choice not in (None, "none")
+    tools = repr((request.tools, request.tool_choice))  # parameters have no hash
     return (request.tenant, tools, request.messages, request.prompt, request.token_ids)

@@ -20,6 +20,7 @@ from model_runner.transformers.admission import (
     check_size,
     room,
 )
+from model_runner.transformers.calls import CallReader, offered
 from model_runner.transformers.choice import Choice
 from model_runner.transformers.codec import check_text
 from model_runner.transformers.decode import decoder
@@ -116,7 +117,7 @@ class TransformersRunner:
             min_p=True,
             repetition_penalty=True,
             logit_bias=True,
-            tools=False,
+            tools=self._loaded is not None and self._loaded.prompts.calls is not None,
             continues=True,
             bans=True,
         )
@@ -188,14 +189,14 @@ class TransformersRunner:
         loaded, _ = self._ready()
         positions = loaded.model.positions - self._reserve
         check_size(request, positions, self._longest)
-        length = self._reader.count(request)
+        length = self._reader.count(request) + len(self._begun(request))
         check_length(request, length, positions)
         return length
 
     async def open(self, request: GenerateRequest) -> list[Generation]:
         loaded, engine = self._ready()
         check_request(request, self.capabilities, loaded.model.vocabulary)
-        ids = await self._read(request)
+        ids = [*await self._read(request), *self._begun(request)]
         limit = room(request, len(ids), loaded.model.positions - self._reserve)
         engine.check_size(len(ids) + limit)
         seed = request.sampling.seed
@@ -204,7 +205,7 @@ class TransformersRunner:
         specs = [Spec(request.sampling, limit, seed, n) for n in range(request.sampling.n)]
         choices = self._choices(request, Prompt(ids, primer), specs)
         engine.submit(choices)
-        return [self._generation(request, choice) for choice in choices]
+        return [self._generation(request, choice, self._calls(request)) for choice in choices]
 
     def encode(self, text: str) -> tuple[int, ...]:
         check_text(text, "text")
@@ -259,14 +260,27 @@ class TransformersRunner:
             for spec in specs
         ]
 
-    def _generation(self, request: GenerateRequest, choice: Choice) -> LocalGeneration:
+    def _generation(
+        self, request: GenerateRequest, choice: Choice, calls: CallReader | None = None
+    ) -> LocalGeneration:
         loaded, engine = self._ready()
-        return LocalGeneration(engine, loaded.codec, choice, partial(self._reread, request))
+        reread = partial(self._reread, request)
+        return LocalGeneration(engine, loaded.codec, choice, reread, calls)
 
     def _reread(self, request: GenerateRequest, note: str) -> list[int] | None:
         if request.messages is None:
             return None
-        return self._reader.read(instructed(request, note))
+        return [*self._reader.read(instructed(request, note)), *self._begun(request)]
+
+    def _begun(self, request: GenerateRequest) -> list[int]:
+        """What stands behind the prompt where the answer has to be a call."""
+        calls = self._ready()[0].prompts.calls
+        return [calls.begin] if calls and offered(request)[1] else []
+
+    def _calls(self, request: GenerateRequest) -> CallReader | None:
+        calls = self._ready()[0].prompts.calls
+        tools, forced = offered(request)
+        return CallReader(calls, forced=forced) if calls and tools else None
 
     def _ready(self) -> tuple[Loaded, Engine]:
         if self._loaded is None or self._engine is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mistral_common
 import torch
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -135,4 +138,47 @@ def save(
             model.lm_head.weight[bad] = 0.0
     model.save_pretrained(folder)
     words.save_pretrained(folder)
+    return folder
+
+
+def spelling(folder: Path, said: Sequence[str | int]) -> Path:
+    """A model with Mistral's tokenizer v3 that writes one thing, whatever it is asked.
+
+    said: control tokens, and texts between them. No token may come twice: the one before decides.
+    """
+    data = Path(mistral_common.__file__).parent / "data"
+    name = next(data.glob("*.model.v3")).name
+    shutil.copy(data / name, folder / "tokenizer.model.v3")
+    raw: Any = MistralTokenizer.from_file(data / name).instruct_tokenizer.tokenizer
+    ids: list[int] = []
+    for part in said:
+        ids += [part] if isinstance(part, int) else raw.encode(part, bos=False, eos=False)
+    ids.append(raw.eos_id)
+    assert len(set(ids)) == len(ids), [raw.id_to_piece(i) for i in ids]
+    config = MistralConfig(
+        vocab_size=raw.n_words,
+        hidden_size=64,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=raw.bos_id,
+        eos_token_id=raw.eos_id,
+        tie_word_embeddings=False,
+    )
+    model: Any = MistralForCausalLM(config)
+    layer, before = model.model.layers[0], 0
+    with torch.no_grad():
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        model.model.embed_tokens.weight.zero_()
+        model.model.embed_tokens.weight[:, 0] = 1.0  # behind anything else comes the first
+        for place, token in enumerate(ids):
+            model.lm_head.weight[token, before] = 10.0
+            before = place + 1
+            model.model.embed_tokens.weight[token] = 0.0
+            model.model.embed_tokens.weight[token, before] = 1.0
+    model.save_pretrained(folder)
     return folder
