@@ -15,8 +15,10 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from model_runner.errors import BadRequest, Unsupported
 from model_runner.transformers.calls import CallReader, CallTokens, offered, short
+from model_runner.transformers.codec import Codec
 from model_runner.transformers.mistral import MistralPrompts, codec_of
 from model_runner.transformers.runner import TransformersRunner
+from model_runner.transformers.text import Detokenizer
 from model_runner.types import (
     CONTENT,
     Channel,
@@ -230,15 +232,46 @@ TALK = (
 )
 
 
-@pytest.mark.parametrize("version", ["v2", "v3", "v7", "tekken"])
-def test_conversations_with_calls(version: str) -> None:
-    """Contents give no control token; what stands in them is all there."""
+VERSIONS = ["v2", "v3", "v7", "tekken"]
+
+
+def official(version: str) -> tuple[MistralPrompts, Codec]:
     tokenizer: MistralTokenizer[Any, Any, Any, Any, Any] = (
         MistralTokenizer.v3(is_tekken=True)
         if version == "tekken"
         else getattr(MistralTokenizer, version)()
     )
-    prompts, codec = MistralPrompts(tokenizer), codec_of(tokenizer)
+    return MistralPrompts(tokenizer), codec_of(tokenizer)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_calls_as_mistral_writes_them_are_read(version: str) -> None:
+    prompts, codec = official(version)
+    assert prompts.calls is not None
+    assert codec.eos is not None
+    calls = (
+        ToolCall("a", "weather", '{"city": "Nîmes", "days": [1, 2]}'),
+        ToolCall("b", "c", "{}"),
+    )
+    said = Message("assistant", "", tool_calls=calls)
+    ids = prompts.render((*TALK[:1], said, Message("tool", "ok", tool_call_id="a")), (CLOCK,))
+    begin = ids.index(prompts.calls.begin)
+    reader, text, found = CallReader(prompts.calls), Detokenizer(codec), list[Delta]()
+    at = 0
+    for token in ids[begin : ids.index(codec.eos, begin)]:
+        piece = text.push(token)
+        at += len(piece)
+        found += reader.read(Delta(CONTENT, piece, (token,), (at,)))
+    found += reader.read(Delta(text=text.flush(), finish_reason="stop"))
+    assert [(d.tool.name, json.loads(d.text)) for d in found if d.tool] == [
+        (call.name, json.loads(call.arguments)) for call in calls
+    ]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_conversations_with_calls(version: str) -> None:
+    """Contents give no control token; what stands in them is all there."""
+    prompts, codec = official(version)
     names = {i: name for name, i in codec.control.items()}
     ids = prompts.render(TALK, (WEATHER, CLOCK))
     control = [names[i] for i in ids if i in codec.special]
