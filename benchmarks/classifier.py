@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.screen import WORDS
 from filters.batching import Batcher, TextModel
-from filters.builtin.scorer import FOLDER, WEIGHTS, BuiltinModel
+from filters.builtin.scorer import FOLDER, WEIGHTS, BuiltinModel, batched
 from filters.registry import Resources
 from filters.types import Context, Piece
 from policies.loader import parse
@@ -179,7 +179,7 @@ async def stream(policy: Policy, seconds: float, seed: int, waits: list[float]) 
 
 
 async def streams(model: TextModel, count: int, seconds: float) -> None:
-    batcher = Batcher(model)
+    batcher = batched(model) if isinstance(model, BuiltinModel) else Batcher(model)
     resources = Resources(classifiers={"it": batcher})
     category = str(next(iter(model.categories)))
     policy = parse(POLICY.replace("CATEGORY", category), "benchmark", resources).policy

@@ -8,7 +8,7 @@ from functools import cache
 
 from filters.batching import Batcher
 from filters.builtin.scorer import NAME as BUILT_IN
-from filters.builtin.scorer import BuiltinModel
+from filters.builtin.scorer import BuiltinModel, batched
 from filters.errors import FilterConfigError, FilterFailed
 from filters.registry import Resources
 from filters.types import Context, Finding, Piece, Progress, Scope, Scorer, Span
@@ -18,8 +18,7 @@ from filters.windows import Windows, ends_sentence
 @cache
 def built_in() -> Scorer:
     """The classifier that ships, one for the process."""
-    model = BuiltinModel()
-    return Batcher(model, noise=0.0, characters=model.characters, name=BUILT_IN)
+    return batched(BuiltinModel(), name=BUILT_IN)
 
 
 class ClassifierFilter:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from filters.batching import BatchedFinder, Batcher, SpanModel, TextModel
 from filters.breaker import CircuitBreaker
-from filters.builtin.scorer import FOLDER, WEIGHTS, BuiltinModel
+from filters.builtin.scorer import FOLDER, WEIGHTS, BuiltinModel, batched
 from filters.builtin.scorer import NAME as BUILT_IN
 from filters.errors import FilterConfigError
 from filters.guard_template import GuardTemplate, TemplateGuard
@@ -33,9 +33,7 @@ def make_classifiers(settings: Settings, metrics: Metrics | None) -> Mapping[str
     for name, one in (ships | settings.classifiers).items():
         options = batch_options(settings, name, metrics)
         if _ours(one):
-            model = _trained(name, one, settings)
-            options["characters"] = model.characters
-            classifiers[name] = Batcher(model, noise=0.0, **options)
+            classifiers[name] = batched(_trained(name, one, settings), **options)
         else:
             classifiers[name] = Batcher(_transformer(name, one), **options)
     return classifiers
@@ -80,10 +78,11 @@ def make_detectors(settings: Settings, metrics: Metrics | None) -> Mapping[str, 
 
 def batch_options(settings: Settings, name: str, metrics: Metrics | None) -> dict[str, Any]:
     """Options of a `filters.batching.Worker`."""
-    return {
-        "size": settings.batch.size,
-        "linger": settings.batch.ms / 1000,
-        "queue": settings.batch.queue,
+    batch = settings.batch
+    linger = {} if batch.ms is None else {"linger": batch.ms / 1000}
+    return linger | {
+        "size": batch.size,
+        "queue": batch.queue,
         "observer": metrics.batches(name) if metrics else None,
         "name": name,
     }

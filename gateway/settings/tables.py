@@ -94,14 +94,15 @@ class GuardSettings(BaseModel):
 class BatchSettings(BaseModel):
     """How windows of all streams are scored together: `[batch]` in the file.
 
-    size: windows of a batch at most. ms: that the oldest waits for company at most. queue: windows
-    that may wait for one model; more are refused, and `on_error` decides. threads: cores that the
-    built-in classifier uses at once; None: half of them, and four at most.
+    size: windows of a batch at most. ms: that the oldest waits for company at most; None: 2,
+    and not at all where company saves nothing. queue: windows that may wait for one model; more are
+    refused, and `on_error` decides. threads: cores that the built-in classifier uses at once; None:
+    half of them, and four at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: Count = 32
-    ms: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     queue: Count = 1024
     threads: Count | None = None
