@@ -20,6 +20,7 @@ from itertools import groupby
 import regex
 
 from filters.errors import FilterConfigError, quoted
+from filters.looking_behind import lazy_behind
 from filters.pattern_checks import problem, size_problem
 
 Validator = Callable[[str], bool]
@@ -103,7 +104,8 @@ def compile_rule(
 
 def live_pattern(source: str) -> regex.Pattern[str]:
     """A pattern that matches partially, with `partial=True`, where `source` is live."""
-    return regex.compile(rf"(?:{_lenient(source)})(?s:.)(?!)", FLAGS, cache_pattern=False)
+    lenient = _lenient(lazy_behind(source))
+    return regex.compile(rf"(?:{lenient})(?s:.)(?!)", FLAGS, cache_pattern=False)
 
 
 def no_term(term: object) -> str | None:
