@@ -32,8 +32,10 @@ _SOLO = regex.compile(rf"[{SOLO}]")
 _WORD = regex.compile(r"[\w\p{M}]")
 _MARK = regex.compile(r"\p{M}")
 _TOKENS = regex.compile(r"(\s+)|\S+")
-_ODD = regex.compile(r"[^\S ]|\s\s|[‘’ʼ＇‐‑－]")
-_PLAIN = str.maketrans("‘’ʼ＇‐‑－", "''''---")
+#: Apostrophes and hyphens as they are printed, for each that is typed.
+PRINTED = {"'": "‘’ʼ＇", "-": "‐‑－"}
+_ODD = regex.compile(rf"[^\S ]|\s\s|[{''.join(PRINTED.values())}]")
+_PLAIN = str.maketrans({each: typed for typed, every in PRINTED.items() for each in every})
 _TAIL = regex.compile(r"(?:t-(?=\p{L}|\Z))?\p{L}{0,6}+")
 _CLITIC = regex.compile(
     "je|tu|on|nous|vous|ce|moi|toi|lui|leur|eux|le|la|les|en|ci|là|(?:t-)?(?:ils?|elles?|on|y|en)"
@@ -69,11 +71,11 @@ class Folded:
         before = len(self.text)
         folded = piece.casefold()
         doubled = bool(self._space) and piece[:1] == " "
-        plain = piece.isascii() and piece.isprintable() and "  " not in piece
+        simple = piece.isascii() and piece.isprintable() and "  " not in piece
         if (
             self._stretch
             or doubled
-            or not (plain or (len(folded) == len(piece) and not _ODD.search(piece)))
+            or not (simple or (len(folded) == len(piece) and not _ODD.search(piece)))
         ):
             for token in _TOKENS.finditer(piece):
                 if token[1]:
@@ -143,14 +145,14 @@ class Folded:
 
     def _add(self, token: str) -> None:
         self._space = 0
-        plain = token.translate(_PLAIN)
-        folded = plain.casefold()
-        if len(folded) == len(plain) and not self._stretch:
+        typed = plain(token)
+        folded = typed.casefold()
+        if len(folded) == len(typed) and not self._stretch:
             self._mark(self.length)
             self.text += folded
             self.length += len(token)
             return
-        for letter in plain:
+        for letter in typed:
             for form in letter.casefold():
                 if self._stretch and self.text[-1:] == form and form.isalpha():
                     self.runs[-1] += 1
@@ -187,6 +189,11 @@ def kind(letter: str) -> int:
     if _SOLO.match(letter):
         return ALONE
     return LETTER if _WORD.match(letter) else OTHER
+
+
+def plain(text: str) -> str:
+    """Typographic apostrophes and hyphens made plain."""
+    return text.translate(_PLAIN)
 
 
 def fold_term(term: str) -> str:

@@ -20,6 +20,8 @@ from itertools import groupby
 import regex
 
 from filters.errors import FilterConfigError, quoted
+from filters.folding import PRINTED, plain
+from filters.looking_behind import lazy_behind
 from filters.pattern_checks import problem, size_problem
 
 Validator = Callable[[str], bool]
@@ -36,6 +38,7 @@ _REFUSED_FLAGS = {
     "p": "longest-of matching cannot follow text as it grows",
     "e": "fuzzy matching has no partial matches",
 }
+_PRINTED = {typed: f"[{regex.escape(typed)}{each}]" for typed, each in PRINTED.items()}
 #: Groups inside each other; the library's parser and ours call themselves for each.
 _DEEPEST = 50
 _LEADING_FLAGS = regex.compile(r"\(\?([a-zA-Z0-9]+)\)")
@@ -103,7 +106,8 @@ def compile_rule(
 
 def live_pattern(source: str) -> regex.Pattern[str]:
     """A pattern that matches partially, with `partial=True`, where `source` is live."""
-    return regex.compile(rf"(?:{_lenient(source)})(?s:.)(?!)", FLAGS, cache_pattern=False)
+    lenient = _lenient(lazy_behind(source))
+    return regex.compile(rf"(?:{lenient})(?s:.)(?!)", FLAGS, cache_pattern=False)
 
 
 def no_term(term: object) -> str | None:
@@ -122,8 +126,9 @@ def terms_pattern(terms: Sequence[str], allow: Sequence[str] = (), *, stretch: b
     stretch: letters of a term may be repeated, up to 40 times.
     """
     bodies = []
-    for term in sorted(set(terms), key=lambda term: (-len(term), term)):
-        vetoes = "".join(veto for phrase in allow for veto in _vetoes(term, phrase))
+    phrases = [plain(phrase) for phrase in allow]
+    for term in sorted(set(map(plain, terms)), key=lambda term: (-len(term), term)):
+        vetoes = "".join(veto for phrase in phrases for veto in _vetoes(term, phrase))
         bodies.append(vetoes + _bounded(term, stretch=stretch))
     return "(?i)" + "|".join(bodies)
 
@@ -136,13 +141,18 @@ def _bounded(phrase: str, *, stretch: bool = False) -> str:
 
 
 def _spaced(phrase: str, *, stretch: bool = False) -> str:
-    write = _stretched if stretch else regex.escape
+    write = _stretched if stretch else _letters
     return r"\s{1,8}".join(write(word) for word in regex.split(r"\s+", phrase))
+
+
+def _letters(word: str) -> str:
+    """A word as it is typed and as it is printed: `l'arme` and `l’arme`."""
+    return "".join(_PRINTED.get(letter) or regex.escape(letter) for letter in word)
 
 
 def _stretched(word: str) -> str:
     runs = ((letter, len(list(same))) for letter, same in groupby(word))
-    return "".join(f"{regex.escape(letter)}{{{count},{40 + count}}}" for letter, count in runs)
+    return "".join(f"{_letters(letter)}{{{count},{40 + count}}}" for letter, count in runs)
 
 
 def _vetoes(term: str, phrase: str) -> Iterator[str]:

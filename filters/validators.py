@@ -68,7 +68,7 @@ def nir(text: str) -> bool:
 
     In Corsica the department is 2A or 2B, counted as 19 and 18 (INSEE, arrêté of 1996-10-01).
     """
-    compact = "".join(c for c in text if c.isalnum()).upper()
+    compact = "".join(c for c in text.upper() if c.isdecimal() or c in "AB")  # not « clé »
     number, key = compact[:-2].replace("2A", "19").replace("2B", "18"), compact[-2:]
     if len(compact) != 15 or not (number + key).isdecimal() or not compact.isascii():
         return False

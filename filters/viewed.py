@@ -8,7 +8,7 @@ from dataclasses import replace
 from filters.errors import FilterConfigError
 from filters.types import Context, Filter, Finding, Piece, Progress, Scan, Scope, Span
 from filters.view_steps import Chars
-from filters.views import GROUPS, VIEWS, Steps, View, fold, open_view
+from filters.views import GROUPS, VIEWS, Steps, View, open_view, typed
 
 #: Where an entry stands in a filter's options: its category, and its number if there are several.
 Place = tuple[str | int, ...]
@@ -166,7 +166,7 @@ def _folded(options: object, *, stretch: bool) -> object:
         new = {key: _folded(value, stretch=stretch) for key, value in options.items()}
         for key in ("terms", "allow"):
             if isinstance(options.get(key), list):
-                new[key] = [fold(t) if isinstance(t, str) else t for t in options[key]]
+                new[key] = [typed(t) if isinstance(t, str) else t for t in options[key]]
         if stretch and "terms" in options:
             new["stretch"] = True
         return new

@@ -279,7 +279,7 @@ async def _guarded(
 
 
 def _answer_error(request: Request, error: Exception, form: Form = openai_form) -> Response:
-    language = request.headers.get("accept-language", "en")
+    language = request.headers.get("accept-language", "")
     status, body, headers = http_error(error, language, form)
     return JSONResponse(body, status_code=status, headers=dict(headers))
 

@@ -166,7 +166,10 @@ class UnreadableEncoding(GatewayError):
 
 
 class PromptBlocked(GatewayError):
-    """The policy blocked the prompt. `path`: the text at fault; `say`: what to say, by language."""
+    """The policy blocked the prompt.
+
+    path: the text at fault. say: what to say, by language; that of the text stands first.
+    """
 
     def __init__(
         self, path: tuple[str | int, ...], verdict: Verdict, say: Mapping[str, str]
@@ -264,7 +267,7 @@ def openai_form(status: int, fields: dict[str, Any]) -> dict[str, Any]:  # noqa:
 
 
 def http_error(
-    error: Exception, language: str = "en", form: Form = openai_form
+    error: Exception, language: str = "", form: Form = openai_form
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers for `error`.
 

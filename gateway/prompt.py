@@ -14,6 +14,7 @@ from gateway.conversation import Before, Part, Place, Surroundings, parts, turns
 from gateway.errors import InvalidBody, PromptBlocked, ScreeningFailed
 from gateway.json_texts import screened_json
 from gateway.judging import judge_part
+from gateway.languages import spoken
 from gateway.verdict_cache import VerdictCache
 from model_runner.types import GenerateRequest, ModelRunner
 from policies.plan import Policy
@@ -196,7 +197,11 @@ class Prompt:
     async def _refuse(self, text: _Text) -> NoReturn:
         verdict = await text.verdict()
         rule = self._policy.rule(verdict.rule or "")
-        raise PromptBlocked(text.part.path, verdict, rule.say if rule else {})
+        say = dict(rule.say) if rule else {}
+        if say:  # for clients that ask for no language, as most libraries do
+            own = spoken(text.part.text, tuple(say))
+            say = {own: say[own], **say}
+        raise PromptBlocked(text.part.path, verdict, say)
 
     def _is_old(self, part: Part) -> bool:
         """Whether the policy's `history` answers for it, not the rule alone."""

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from filters.types import Context
+from gateway.languages import spoken
 from policies.types import Revision
-
-#: Small words that tell two languages apart.
-_WORDS: Final = {
-    "en": re.compile(r"\b(?:the|is|are|was|of|to|and|in|it|you|that|what|how|my|your|can)\b"),
-    "fr": re.compile(r"\b(?:le|la|les|des|du|un|une|est|et|en|que|qui|vous|je|mon|votre|pour)\b"),
-}
 
 
 def note(revision: Revision, context: Context) -> str | None:
@@ -39,7 +31,4 @@ def _language(revision: Revision, context: Context) -> str:
     if context.language and context.language[:2].lower() in known:
         return context.language[:2].lower()
     asked = [turn.text for turn in context.conversation if turn.role == "user"]
-    text = f"{asked[-1] if asked else ''} {revision.kept}".lower()
-    counts = {name: len(words.findall(text)) for name, words in _WORDS.items() if name in known}
-    best = max(counts, key=counts.__getitem__, default=known[0])
-    return best if counts.get(best) else known[0]
+    return spoken(f"{asked[-1] if asked else ''} {revision.kept}", known)

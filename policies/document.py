@@ -14,7 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from policies.errors import PolicyInvalid, Problem
+from policies.errors import COLON, PolicyInvalid, Problem
 
 Path = tuple[str | int, ...]
 
@@ -27,6 +27,8 @@ _SAID = {
     r"found character '\t'": "a tab; YAML is indented with spaces",
     "another document": "a second document begins here; one policy a file",
     "unknown escape character": "a backslash in double quotes; write patterns in single ones",
+    "mapping values are not allowed": COLON,
+    "but got ':'": COLON,
     "expected <block end>": "indented unlike the lines around it",
 }
 
@@ -48,7 +50,8 @@ class Document:
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
             raise PolicyInvalid([Problem(source, line, column, _syntax(error, line))]) from error
         except YAMLError as error:  # characters that YAML does not allow
-            raise PolicyInvalid([Problem(source, 1, 1, str(error).splitlines()[0])]) from error
+            place = place_of(text[: getattr(error, "position", 0)])
+            raise PolicyInvalid([Problem(source, *place, str(error).splitlines()[0])]) from error
         except RecursionError as error:
             raise PolicyInvalid([Problem(source, *_too_deep(text), "too deep")]) from error
         self.data = None if node is None else self._value(node, ())
@@ -92,6 +95,11 @@ class Document:
             self._marks[where] = _mark(key_node)
             values[key] = self._value(value_node, where)
         return values
+
+
+def place_of(before: str) -> tuple[int, int]:
+    """Line and column of what stands behind `before`."""
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
 def _mark(node: Node) -> tuple[int, int]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: French puts a blank before a colon, too: « Non : pas ça » is a key and its value.
+COLON = "text in which a blank follows a colon stands in quotes"
+
 
 class PolicyError(Exception):
     """Base of all errors of this package."""

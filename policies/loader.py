@@ -17,7 +17,7 @@ from filters.registry import Resources
 from filters.types import Stage
 from policies import links as named
 from policies.chain import Link
-from policies.document import Document
+from policies.document import Document, place_of
 from policies.errors import PolicyInvalid, Problem
 from policies.files import Files
 from policies.gates import read_gates
@@ -69,8 +69,11 @@ def load(where: str | Path, resources: Resources | None = None) -> Loaded:
     path = library().get(str(where), Path(where))
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = getattr(error, "strerror", None) or "not UTF-8"
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode("utf-8-sig", "ignore")
+        raise PolicyInvalid([Problem(str(where), *place_of(before), "not UTF-8")]) from error
+    except OSError as error:
+        message = error.strerror or "cannot be read"
         if isinstance(error, FileNotFoundError):
             message += f"; shipped policies are {', '.join(library())}"
         raise PolicyInvalid([Problem(str(where), 1, 1, message)]) from error
@@ -151,6 +154,8 @@ def _explained(error: Any) -> tuple[tuple[str | int, ...], str]:
     """The place and a sentence for one of pydantic's errors."""
     path = tuple(error["loc"])
     match error["type"]:
+        case "extra_forbidden" if path[-1] == "<<":
+            return path, "YAML 1.2 merges nothing with `<<`; write out what it stands for"
         case "extra_forbidden":
             return path, f"unknown key {path[-1]!r}{meant(str(path[-1]), _keys_at(path))}"
         case "missing":

@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema
 
 from filters.errors import no_text, quoted
 from filters.views import GROUPS, VIEWS
+from policies.errors import COLON
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -255,6 +256,7 @@ def _texts(value: Any, what: str, *, free: bool = False) -> tuple[str, ...]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             wrong = f"`{what}` takes text or a list of texts"
+            wrong += f"; {COLON}" if isinstance(text, dict) else ""
             wrong = (no_text(text) if free else None) or wrong
             raise Misplaced(wrong, *((number,) if listed else ()))
     return tuple(texts)

@@ -1,4 +1,4 @@
-"""What the built-in classifier reads: text folded as the view `fold` shows it, as word pieces."""
+"""What the built-in classifier reads: text folded as in the view `fold`, œ kept, as word pieces."""
 
 from __future__ import annotations
 

@@ -244,6 +244,19 @@ async def test_a_term_does_not_count_inside_an_allowed_phrase(text: str, cuts: l
     assert [(f.span.start, f.span.end) for f in findings] == expected
 
 
+@pytest.mark.parametrize("stretch", [False, True])
+async def test_terms_are_found_as_they_are_printed_too(stretch: bool) -> None:
+    options = {"terms": ["l'arme", "porte‑à‑faux"], "allow": ["l’arme blanche"], "stretch": stretch}
+    text = "L’arme, l'arme, un porte-à-faux, un porte‑à‑faux, l'arme blanche."
+    findings, _ = await scan(build("f", {"x": options}), text, list(range(1, len(text))))
+    assert [text[f.span.start : f.span.end] for f in findings] == [
+        "L’arme",
+        "l'arme",
+        "porte-à-faux",
+        "porte‑à‑faux",
+    ]
+
+
 async def test_allow_lists_know_hyphens_and_elisions() -> None:
     options = {"x": {"terms": ["cul", "arme"], "allow": ["cul-de-sac", "cul de sac"]}}
     text = "Un cul-de-sac, un Cul  de  sac, l'arme, un cul, culinaire"

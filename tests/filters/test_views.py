@@ -21,7 +21,22 @@ from filters.views import GROUPS, VIEWS, open_view
 from policies.examples import screened
 from policies.loader import parse
 
-WORDS = ["é", "e\u0301", "ﬁ", "ß", "İ", "ｆ", "а", "\u200b", "𝐛", "aaaa", "b a d", "w.o.r.d", "«"]
+WORDS = [
+    "é",
+    "Œ",
+    "e\u0301",
+    "ﬁ",
+    "ß",
+    "İ",
+    "ｆ",
+    "а",
+    "\u200b",
+    "𝐛",
+    "aaaa",
+    "b a d",
+    "w.o.r.d",
+    "«",
+]
 CODED = ["YmFkIHdvcmQgaGVyZQ==", "YmFk", "%62%61%64", "%e", "%C3%A9", "%zz", "\n"]
 PIECES = st.sampled_from([*"abcxyz .-_1!@0", *WORDS, *CODED])
 TEXTS = st.lists(PIECES, max_size=25).map("".join)
@@ -64,6 +79,7 @@ def test_any_cut_shows_the_same(which: tuple[str, int], text: str, cuts: list[in
     [
         ("plain", "Été", "Été"),
         ("fold", "ÉtÉ ﬁn ｆull 𝐛old а\u200bb", "ete fin full bold ab"),
+        ("fold", "Cœur, ŒUF, Lætitia", "coeur, oeuf, laetitia"),
         ("leet", "b4d w0rd", "bad word"),
         ("leet-l", "he11o", "hello"),
         ("joined", "so b a d, b.a.d and b-a-d a b", "so bad, bad and bad a b"),

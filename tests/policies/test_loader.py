@@ -127,6 +127,20 @@ async def test_a_policy_means_what_it_says() -> None:
         ),
         (("policy: test", "policy: test\n---\nx: 1"), "p.yaml:2:1: a second document begins here"),
         (("policy: test", 'policy: test\nx: "\\d"'), "p.yaml:2:6: a backslash in double quotes"),
+        (
+            ("policy: test", "policy: test\nx: Non : pas"),
+            "p.yaml:2:8: text in which a blank follows a colon stands in quotes",
+        ),
+        (
+            ("policy: test", "policy: test\nx: {fr: Non : pas}"),
+            "p.yaml:2:13: text in which a blank",
+        ),
+        (("policy: test", "policy: test\n<<: 1"), "p.yaml:2:1: YAML 1.2 merges nothing"),
+        (("policy: test", "policy: test\nx: \x08"), "p.yaml:2:4: unacceptable character"),
+        (
+            ("    do: redact", "    do: redact\n    examples: {hit: [Voici : x]}"),
+            "p.yaml:10:22: `hit` takes text or a list of texts; text in which a blank",
+        ),
         (("    release: hold", "    do: flag"), "p.yaml:13:5: 'do' stands twice"),
         (("  - id: contact", "  - id: [contact"), "p.yaml:8:9: "),
         (("policy: test", "policy: test\nx: &x [*x]"), "p.yaml:2:4: too large or too deep"),
@@ -150,11 +164,12 @@ def test_all_problems_come_at_once() -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PolicyInvalid, match="No such file.*default, patterns, strict"):
         load(tmp_path / "none.yaml")
-    (tmp_path / "latin.yaml").write_bytes("policy: é".encode("latin-1"))
-    for path, message in ((tmp_path / "latin.yaml", "not UTF-8"), (tmp_path, "Is a directory")):
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("policy: test\n# é\n".encode("latin-1"))
+    for path, message in ((latin, "2:3: not UTF-8"), (tmp_path, "1:1: Is a directory")):
         with pytest.raises(PolicyInvalid) as caught:
             load(path)
-        assert str(caught.value) == f"{path}:1:1: {message}"
+        assert str(caught.value) == f"{path}:{message}"
     for text in ("", "# nothing yet\n"):
         assert problems(text) == [
             "p.yaml:1:1: the file is empty; a policy begins with `policy: NAME`"
