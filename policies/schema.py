@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
 import regex
@@ -240,6 +241,12 @@ class PolicySpec(_Strict):
     input: tuple[RuleSpec, ...] = ()
     output: tuple[RuleSpec, ...] = ()
     tools: tuple[RuleSpec, ...] = ()
+
+    def rules(self) -> Iterator[tuple[str, int, RuleSpec]]:
+        """Every rule, behind where it stands."""
+        for part in ("input", "output", "tools"):
+            for number, rule in enumerate(getattr(self, part)):
+                yield part, number, rule
 
     @field_validator("input", "output", "tools", mode="before")
     @classmethod
