@@ -16,7 +16,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, MambaConfig, MambaForCausalLM
 
 from model_runner.errors import BadRequest, EngineFailed, Overloaded, RunnerError, Unsupported
-from model_runner.transformers.batch import Segment, tree
+from model_runner.transformers.batch import NoRoom, Segment, tree
 from model_runner.transformers.model import Model
 from model_runner.transformers.rows import RowStore
 from model_runner.transformers.runner import TransformersRunner
@@ -86,6 +86,22 @@ async def test_the_younger_makes_room_and_goes_on(plain: TransformersRunner, tam
         made = await asyncio.gather(*(ask(runner, request) for request in requests))
         assert [answer.text for (answer,) in made] == expected
         assert runner.stats()["preempted"]
+
+
+def test_a_row_may_fill_the_memory() -> None:
+    """It grows by more than it needs, unless there is no more."""
+    token = torch.zeros(1, 1, 1)
+    most = 1024
+    store = RowStore(most * 2 * token.nbytes)
+    row = store.row()
+    store.reserve(row, 64)
+    store.begin(row, 0, token, token)  # from here on it knows what a token takes
+    for length in range(64, most + 1):
+        store.reserve(row, length)
+        row.length = length
+    assert store.used == store.limit
+    with pytest.raises(NoRoom):
+        store.reserve(row, most + 1)
 
 
 async def test_a_neighbour_that_goes_changes_nothing(
