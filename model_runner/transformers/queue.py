@@ -21,6 +21,16 @@ class FairQueue(Generic[T]):
         with self._lock:
             return sum(map(len, self._keys.values()))
 
+    def full(self, key: str, limit: int) -> bool:
+        """Whether no more of `key` may wait: `limit` do, and of its own an even share of them.
+
+        So no key keeps the others out, and of k keys at most limit * (1 + 1/2 + ... + 1/k) wait.
+        """
+        with self._lock:
+            waiting = sum(map(len, self._keys.values()))
+            own = len(self._keys.get(key, ()))
+            return waiting >= limit and own >= limit // len(self._keys.keys() | {key})
+
     def put(self, key: str, item: T) -> None:
         with self._lock:
             self._keys.setdefault(key, deque()).append(item)

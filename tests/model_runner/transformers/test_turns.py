@@ -42,6 +42,22 @@ def test_a_request_put_back_is_next() -> None:
     assert [queue.take(), queue.take(), queue.take()] == [1, 2, None]
 
 
+@given(st.lists(st.sampled_from("abcd"), max_size=80), st.integers(5, 12))
+def test_no_key_keeps_the_others_out(keys: list[str], limit: int) -> None:
+    queue: FairQueue[str] = FairQueue()
+    for _ in range(limit):
+        assert not queue.full("greedy", limit)
+        queue.put("greedy", "greedy")
+    let_in = set()
+    for key in keys:
+        assert queue.full("greedy", limit)
+        if not queue.full(key, limit):
+            queue.put(key, key)
+            let_in.add(key)
+    assert let_in == set(keys)
+    assert len(queue) <= limit * (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5)
+
+
 class CountingLoop:
     """As much of an event loop as a handover uses."""
 
