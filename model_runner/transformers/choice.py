@@ -21,7 +21,8 @@ class Choice:
     Without a row nothing of it is computed, or no more: it can be again at any time.
     closed: set from any thread; frees it before the next step.
     arrived, started, wrote: by the clock, when it was made, when it began (as soon as it arrived,
-    unless it had to wait), when it wrote its first token; 0: not yet.
+    unless it had to wait), when it wrote its first token; 0: not yet. turn: since when it waits for
+    others' prompts alone, and for none of its own key's.
     """
 
     sequence: sequence.Sequence
@@ -35,6 +36,10 @@ class Choice:
     arrived: float = field(default_factory=time.monotonic)
     started: float = 0.0
     wrote: float = 0.0
+    turn: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.turn = self.arrived
 
     @property
     def over(self) -> bool:

@@ -142,18 +142,9 @@ class Scheduler:
     def _plan_reading(
         self, works: list[Work], wanted: dict[Choice, int], writing: list[Choice]
     ) -> None:
-        """Add pieces of prompts. wanted: up to where each is to be read.
-
-        A prompt goes before another that came earlier if it is read sooner by more than that: half
-        of those who wait see their first token earlier, and none waits long for those that follow.
-        """
+        """Add pieces of prompts. wanted: up to where each is to be read."""
         read, spent = 0, 0.0
-
-        def due(choice: Choice) -> float:
-            units = self._pace.units(wanted[choice] - choice.read, choice.read)
-            return choice.arrived + self._pace.seconds(units)
-
-        for choice in sorted(wanted, key=due):
+        for choice in self._in_turn(wanted):
             upto = wanted[choice]
             # a row may have gone meanwhile, to make room for another
             if upto <= choice.read or not self._began(choice):
@@ -172,6 +163,27 @@ class Scheduler:
             took = self._add(works, choice, take, writes=writes)
             spent += self._pace.units(took, choice.read)
             read += took
+
+    def _in_turn(self, wanted: dict[Choice, int]) -> list[Choice]:
+        """Of each key the next, before others of those keys.
+
+        A prompt goes before another that came earlier if it is read sooner by more than that: half
+        of those who wait see their first token earlier, and none waits long for those that follow.
+        Of another key's, it waits for one at most: those behind that come when it is read.
+        """
+        now = time.monotonic()
+
+        def takes(choice: Choice) -> float:
+            units = self._pace.units(wanted[choice] - choice.read, choice.read)
+            return self._pace.seconds(units)
+
+        ordered = sorted(wanted, key=lambda choice: choice.arrived + takes(choice))
+        first: dict[str, Choice] = {}
+        for choice in ordered:
+            if first.setdefault(choice.key, choice) is not choice:
+                choice.turn = now
+        turns = sorted(first.values(), key=lambda choice: choice.turn + takes(choice))
+        return turns + [choice for choice in ordered if first[choice.key] is not choice]
 
     def _began(self, choice: Choice) -> bool:
         """Give it a row if it has none; whether there is something to compute now."""

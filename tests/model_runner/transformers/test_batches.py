@@ -21,8 +21,9 @@ from model_runner.transformers.model import Model
 from model_runner.transformers.rows import RowStore
 from model_runner.transformers.runner import TransformersRunner
 from model_runner.transformers.support import check_served
-from model_runner.types import GenerateRequest
+from model_runner.types import GenerateRequest, Sampling
 from tests.support.generations import Answer, ask, read, user
+from tests.support.waiting import until
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 24}
 SEEDED: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "seed": 4, "max_tokens": 24}
@@ -147,6 +148,33 @@ async def test_choices_share_one_reading(tame: Path) -> None:
         assert runner.stats()["prefix_hits"] == 3
         length = runner.count(request)
         assert runner.stats()["tokens_read"] <= length + 3 * 16
+
+
+async def test_no_keys_prompts_keep_another_waiting(tame: Path) -> None:
+    """Each is read at once, in many steps; whoever comes between waits for one or two of them."""
+    random = Random(1)
+    once = Sampling(max_tokens=1, temperature=0.0)
+    longs = [
+        GenerateRequest(
+            token_ids=tuple(random.choices(range(5, 200), k=240)), key="greedy", sampling=once
+        )
+        for _ in range(15)
+    ]
+    order: list[str] = []
+
+    async def answer(request: GenerateRequest) -> None:
+        await ask(runner, request)
+        order.append(request.key)
+
+    async with serving(tame, read=8) as runner:
+        async with asyncio.TaskGroup() as tasks:
+            for request in longs:
+                tasks.create_task(answer(request))
+            await until(lambda: bool(order))
+            before = len(order)
+            await answer(GenerateRequest(prompt="Hello", key="other", sampling=once))
+            assert len(order) - before <= 3
+        assert len(order) == 16
 
 
 async def test_a_fault_is_the_fault_of_one(plain: TransformersRunner) -> None:
