@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,15 @@ class Choice:
     @property
     def unread(self) -> int:
         return len(self.sequence.ids) - self.read
+
+
+def yielding(running: Sequence[Choice], key: str) -> Choice | None:
+    """Who may wait for one of `key`: the last that has not begun, of a key that has more here."""
+    counts = Counter(choice.key for choice in running)
+    for choice in reversed(running):
+        if not (choice.read or choice.wrote) and counts[choice.key] > counts[key] + 1:
+            return choice
+    return None
 
 
 @dataclass(eq=False, slots=True)

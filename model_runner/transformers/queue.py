@@ -35,18 +35,21 @@ class FairQueue(Generic[T]):
         with self._lock:
             self._keys.setdefault(key, deque()).append(item)
 
-    def put_back(self, key: str, item: T) -> None:
-        """To the front: it was taken and has to wait again."""
+    def put_back(self, key: str, item: T, *, turn: bool = True) -> None:
+        """It was taken and has to wait again: the first of its key, and unless it had its turn, of
+        all."""
         with self._lock:
             self._keys.setdefault(key, deque()).appendleft(item)
-            self._keys.move_to_end(key, last=False)
+            if turn:
+                self._keys.move_to_end(key, last=False)
 
-    def take(self) -> T | None:
-        """The next; its key's next turn comes after those of all others."""
+    def take(self, may: Callable[[str], bool] = lambda _key: True) -> T | None:
+        """The next, of keys that may; its key's next turn comes after those of all others."""
         with self._lock:
-            if not self._keys:
+            key = next(filter(may, self._keys), None)
+            if key is None:
                 return None
-            key, items = self._keys.popitem(last=False)
+            items = self._keys.pop(key)
             item = items.popleft()
             if items:
                 self._keys[key] = items

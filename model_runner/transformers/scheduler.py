@@ -22,7 +22,7 @@ import torch
 from model_runner.errors import EngineFailed, RunnerError
 from model_runner.transformers import sampling
 from model_runner.transformers.batch import NoRoom, Segment
-from model_runner.transformers.choice import Choice, Work
+from model_runner.transformers.choice import Choice, Work, yielding
 from model_runner.transformers.counts import Counts
 from model_runner.transformers.fence import attempt, failed
 from model_runner.transformers.holders import Holders
@@ -88,22 +88,35 @@ class Scheduler:
         self.running[:] = [c for c in self.running if not (c.closed or c.over)]
 
     def _admit(self) -> None:
+        """As many as may run; then one of another key may have the place of one not yet read."""
         now = time.monotonic()
-        while len(self.running) < self._concurrency and (choice := self.queue.take()):
+        while choice := self.queue.take(self._may_run):
             choice.queued = False
             if choice.closed:
                 continue
             if self.running and not self.holders.fits(choice):
                 self._wait(choice)
                 break
+            if self._crowded and (other := yielding(self.running, choice.key)):
+                self.running.remove(other)
+                self.holders.drop(other)
+                other.started = 0.0
+                self._wait(other, turn=False)
             # one that came since the last step was not kept waiting
             choice.started = choice.started or (now if self._full else choice.arrived)
             self.running.append(choice)
         self._full = bool(len(self.queue))
 
-    def _wait(self, choice: Choice) -> None:
+    @property
+    def _crowded(self) -> bool:
+        return len(self.running) >= self._concurrency
+
+    def _may_run(self, key: str) -> bool:
+        return not self._crowded or yielding(self.running, key) is not None
+
+    def _wait(self, choice: Choice, *, turn: bool = True) -> None:
         choice.queued = True
-        self.queue.put_back(choice.key, choice)
+        self.queue.put_back(choice.key, choice, turn=turn)
 
     def _displaced(self, choice: Choice) -> None:
         """It has lost its row to an earlier one, or to one that is only read."""

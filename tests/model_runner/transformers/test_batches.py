@@ -177,6 +177,27 @@ async def test_no_keys_prompts_keep_another_waiting(tame: Path) -> None:
         assert len(order) == 16
 
 
+async def test_who_has_not_begun_gives_way_to_another_key(tame: Path) -> None:
+    random = Random(1)
+    long = Sampling(max_tokens=100, temperature=0.0, logit_bias={2: -100.0})
+    greedy = [
+        GenerateRequest(
+            token_ids=tuple(random.choices(range(5, 200), k=150)), key="greedy", sampling=long
+        )
+        for _ in range(3)
+    ]
+    async with serving(tame, read=1, concurrency=2) as plain:
+        expected = [(await ask(plain, request))[0].text for request in greedy]
+    async with serving(tame, read=1, concurrency=2) as runner:
+        asked = [asyncio.create_task(ask(runner, request)) for request in greedy]
+        await until(lambda: runner.stats()["running"] == 2)
+        short = Sampling(max_tokens=1, temperature=0.0)
+        await ask(runner, GenerateRequest(prompt="Hello", key="other", sampling=short))
+        assert not any(task.done() for task in asked)  # nobody's place was free
+        made = await asyncio.gather(*asked)
+    assert [answer.text for (answer,) in made] == expected
+
+
 async def test_a_fault_is_the_fault_of_one(plain: TransformersRunner) -> None:
     """What is wrong with one request, in the middle of a batch, ends that one alone."""
     loaded, _ = plain._ready()
