@@ -212,7 +212,7 @@ class Scheduler:
         # room for all of it at once: to make it larger is to copy it
         room = max(choice.read + count, len(choice.sequence.ids))
         if not self.holders.make_room(choice, room, busy):
-            if not busy:
+            if not (busy or self.holders.before(choice)):
                 self._fail(choice, EngineFailed("the engine has not enough memory for this"))
             return 0
         assert choice.row is not None  # noqa: S101

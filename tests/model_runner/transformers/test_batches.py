@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -103,6 +104,35 @@ def test_a_row_may_fill_the_memory() -> None:
     assert store.used == store.limit
     with pytest.raises(NoRoom):
         store.reserve(row, most + 1)
+
+
+async def test_the_younger_waits_for_room_that_an_earlier_one_has(tame: Path) -> None:
+    """Though its turn in the step comes first: the earlier one gets on without it."""
+    random, once = Random(1), Sampling(max_tokens=1, temperature=0.0)
+    asked = [
+        GenerateRequest(token_ids=tuple(random.choices(range(5, 200), k=size)), sampling=once)
+        for size in (180, 100)
+    ]
+    async with serving(tame, memory=4 * 64 * 256) as runner:
+        engine, hold = runner._ready()[1], threading.Event()
+        scheduler = engine.scheduler
+
+        def step() -> None:
+            hold.wait()
+            scheduler._admit()
+            for choice in scheduler.running:
+                assert scheduler.holders.begin(choice, ())
+            earlier, younger = scheduler.running
+            assert scheduler._add([], earlier, 1, writes=False)
+            assert not scheduler._add([], younger, 1, writes=False)
+
+        stepping = asyncio.create_task(engine.call(step))
+        await until(lambda: bool(engine._jobs))
+        opened = [generation for one in asked for generation in await runner.open(one)]
+        hold.set()
+        await stepping
+        answers = await asyncio.gather(*map(read, opened))
+    assert [answer.last.finish_reason for answer in answers] == ["length", "length"]
 
 
 async def test_a_neighbour_that_goes_changes_nothing(
