@@ -11,6 +11,7 @@ from model_runner.openai.align import Aligner
 from model_runner.openai.chunks import (
     MAX_TOOL_CALLS,
     ChunkChoice,
+    ChunkDelta,
     Function,
     ToolCall,
     finish_reason,
@@ -57,7 +58,7 @@ class ChoiceReader:
 
     def read(self, chunk: ChunkChoice) -> list[Delta]:
         """The deltas of this chunk; they never carry finish_reason or usage. Raises EngineFailed"""
-        delta = chunk.delta
+        delta = chunk.delta or ChunkDelta()
         reasoning = delta.reasoning_content or delta.reasoning or ""
         content, refusal = delta.content or "", delta.refusal or ""
         calls = list(delta.tool_calls or ())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from model_runner.errors import EngineFailed
 from model_runner.types import FinishReason
@@ -24,6 +25,8 @@ FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
     "tool_use": "tool_calls",
     "safety": "content_filter",
 }
+#: What OpenAI tells of a token that is hardly possible.
+UNLIKELY: Final = -9999.0
 FAILURES: Final = frozenset({"abort", "cancelled", "error"})
 
 
@@ -42,9 +45,15 @@ class _Frame(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+def _finite(said: object) -> object:
+    none = said is None or (isinstance(said, float) and not math.isfinite(said))
+    return UNLIKELY if none else said
+
+
 class TopLogprob(_Frame):
     token: str
-    logprob: float
+    # Engines tell a probability of nothing as -Infinity, which is no JSON, or as null.
+    logprob: Annotated[float, BeforeValidator(_finite)]
     bytes: list[Annotated[int, Field(ge=0, le=255)]] | None = None
 
 
@@ -79,15 +88,15 @@ class ChunkDelta(_Frame):
 
 class ChunkChoice(_Frame):
     index: int = Field(ge=0)
-    delta: ChunkDelta = ChunkDelta()
+    delta: ChunkDelta | None = None  # Azure ends with null
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
     token_ids: list[int] | None = None  # vLLM, where asked for
 
 
 class ChunkUsage(_Frame):
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(0, ge=0)
+    prompt_tokens: int | None = Field(None, ge=0)
+    completion_tokens: int | None = Field(None, ge=0)
 
 
 class Chunk(_Frame):

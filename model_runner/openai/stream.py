@@ -268,12 +268,13 @@ class Stream:
         """Give every choice its last delta; one that has no finish_reason has failed."""
         self._done = True
         shares = self._shares()
+        told = self._usage.prompt_tokens if self._usage else None
+        prompt = self._prompt_tokens if told is None else told
         for generation, tokens in zip(self.generations, shares, strict=True):
             reason = generation.reader.finish_reason
             if reason is None:
                 self._fail(generation, why)
                 continue
-            prompt = self._usage.prompt_tokens if self._usage else self._prompt_tokens
             generation.put(Delta(finish_reason=reason, usage=Usage(prompt, tokens)))
             generation.end()
 
@@ -284,9 +285,8 @@ class Stream:
 
     def _shares(self) -> list[int]:
         seen = [g.reader.tokens for g in self.generations]
-        if self._usage is None:
-            return seen
-        return share(self._usage.completion_tokens, seen)
+        told = self._usage.completion_tokens if self._usage else None
+        return seen if told is None else share(told, seen)
 
     async def _drain(self) -> None:
         with contextlib.suppress(TimeoutError):

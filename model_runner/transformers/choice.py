@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,8 @@ class Choice:
     Without a row nothing of it is computed, or no more: it can be again at any time.
     closed: set from any thread; frees it before the next step.
     arrived, started, wrote: by the clock, when it was made, when it began (as soon as it arrived,
-    unless it had to wait), when it wrote its first token; 0: not yet.
+    unless it had to wait), when it wrote its first token; 0: not yet. turn: since when it waits for
+    others' prompts alone, and for none of its own key's.
     """
 
     sequence: sequence.Sequence
@@ -35,6 +37,10 @@ class Choice:
     arrived: float = field(default_factory=time.monotonic)
     started: float = 0.0
     wrote: float = 0.0
+    turn: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.turn = self.arrived
 
     @property
     def over(self) -> bool:
@@ -52,6 +58,15 @@ class Choice:
     @property
     def unread(self) -> int:
         return len(self.sequence.ids) - self.read
+
+
+def yielding(running: Sequence[Choice], key: str) -> Choice | None:
+    """Who may wait for one of `key`: the last that has not begun, of a key that has more here."""
+    counts = Counter(choice.key for choice in running)
+    for choice in reversed(running):
+        if not (choice.read or choice.wrote) and counts[choice.key] > counts[key] + 1:
+            return choice
+    return None
 
 
 @dataclass(eq=False, slots=True)

@@ -30,7 +30,8 @@ SICK_AFTER = 3  # steps that failed one after another
 
 @dataclass(frozen=True)
 class Limits:
-    """concurrency: choices written at once. queue: choices that may wait for that.
+    """concurrency: choices written at once. queue: choices that may wait for that; of a key that
+    has less than its share there, also beyond.
 
     judges: texts that may be judged at once beside the choices.
     read: prompt tokens a step may read; default 512, on a GPU 2,048. stall: how many times a usual
@@ -108,8 +109,8 @@ class Engine:
         self._check_alive()
         queue = self.scheduler.queue
         queue.drop(lambda choice: choice.closed)
-        if (waiting := len(queue)) >= self._limits.queue:
-            wait = self.scheduler.seconds * waiting / self._limits.concurrency
+        if queue.full(choices[0].key, self._limits.queue):
+            wait = self.scheduler.seconds * len(queue) / self._limits.concurrency
             raise Overloaded("too many requests are waiting", min(60.0, max(1.0, wait)))
         for choice in choices:
             queue.put(choice.key, choice)

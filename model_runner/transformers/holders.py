@@ -108,6 +108,13 @@ class Holders:
             return True
         return False
 
+    def before(self, choice: Choice) -> bool:
+        """Whether there are some that give it no room, and get on without it: it can wait."""
+        if choice not in self._running:
+            return False
+        earlier = self._running[: self._running.index(choice)]
+        return any(other.row is not None for other in earlier)
+
     def drop(self, choice: Choice) -> None:
         """Free its row, if it has one: what was computed is lost."""
         self._choices.pop(choice, None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,15 @@ class Owner:
     adapter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     owner: Owner
     ids: Ids
     row: Row
+
+    @cached_property
+    def order(self) -> bytes:
+        return _bytes(self.ids)
 
 
 def array(ids: Sequence[int]) -> Ids:
@@ -44,57 +49,82 @@ def common(one: Ids, other: Ids) -> int:
 
 
 class PrefixCache:
-    """Least recently used goes first, when the store needs the room."""
+    """Least recently used goes first, when the store needs the room.
+
+    An owner's entries stand in the order of their ids, and none begins another: so that a text
+    shares most with one of the two between which it would stand, however many there are.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._entries: OrderedDict[int, Entry] = OrderedDict()
-        self._numbers = count()
+        self._entries: OrderedDict[Entry, None] = OrderedDict()
+        self._ordered: dict[Owner, list[Entry]] = {}
+        self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    @property
-    def bytes(self) -> int:
-        return sum(self._store.size(entry.row.length) for entry in list(self._entries.values()))
-
     def find(self, owner: Owner, ids: Ids) -> tuple[Row, int] | None:
         """The row that shares most with `ids`, and how many tokens; None if that is too little."""
         best, longest = None, SHORTEST - 1
-        for number, entry in self._entries.items():
-            if entry.owner == owner and (shared := common(entry.ids, ids)) > longest:
-                best, longest = number, shared
+        for entry in self._beside(owner, ids):
+            if (shared := common(entry.ids, ids)) > longest:
+                best, longest = entry, shared
         if best is None:
             return None
         self._entries.move_to_end(best)
-        return self._entries[best].row, longest
+        return best.row, longest
 
     def keep(self, owner: Owner, ids: Sequence[int], row: Row) -> None:
         """Take over a row that holds `ids`, or free it if it adds nothing."""
-        made = array(ids)
-        if len(made) < SHORTEST:
+        made = Entry(owner, array(ids), row)
+        if len(made.ids) < SHORTEST:
             self._store.free(row)
             return
-        for number, entry in list(self._entries.items()):
-            if entry.owner != owner:
-                continue
-            shared = common(entry.ids, made)
-            if shared == len(entry.ids):
-                self._store.free(self._entries.pop(number).row)
-            elif shared == len(made):
-                self._entries.move_to_end(number)
+        for entry in self._beside(owner, made.ids):
+            shared = common(entry.ids, made.ids)
+            if shared == len(made.ids):
+                self._entries.move_to_end(entry)
                 self._store.free(row)
                 return
-        self._entries[next(self._numbers)] = Entry(owner, made, row)
+            if shared == len(entry.ids):
+                self._drop(entry)
+        there = self._ordered.setdefault(owner, [])
+        insort(there, made, key=_order)
+        self._entries[made] = None
+        self.bytes += self._store.size(row.length)
 
     def evict(self) -> bool:
         """Let go of one; whether there was any."""
         if not self._entries:
             return False
-        _, entry = self._entries.popitem(last=False)
-        self._store.free(entry.row)
+        self._drop(next(iter(self._entries)))
         return True
 
     def clear(self) -> None:
         while self.evict():
             pass
+
+    def _beside(self, owner: Owner, ids: Ids) -> list[Entry]:
+        """The entries before and behind the place of `ids`."""
+        there = self._ordered.get(owner, [])
+        at = bisect_left(there, _bytes(ids), key=_order)
+        return there[max(0, at - 1) : at + 1]
+
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry]
+        there = self._ordered[entry.owner]
+        del there[bisect_left(there, entry.order, key=_order)]
+        if not there:
+            del self._ordered[entry.owner]
+        self.bytes -= self._store.size(entry.row.length)
+        self._store.free(entry.row)
+
+
+def _bytes(ids: Ids) -> bytes:
+    """Ordered as the ids are."""
+    return ids.astype(">u4").tobytes()
+
+
+def _order(entry: Entry) -> bytes:
+    return entry.order

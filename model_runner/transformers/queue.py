@@ -21,22 +21,35 @@ class FairQueue(Generic[T]):
         with self._lock:
             return sum(map(len, self._keys.values()))
 
+    def full(self, key: str, limit: int) -> bool:
+        """Whether no more of `key` may wait: `limit` do, and of its own an even share of them.
+
+        So no key keeps the others out, and of k keys at most limit * (1 + 1/2 + ... + 1/k) wait.
+        """
+        with self._lock:
+            waiting = sum(map(len, self._keys.values()))
+            own = len(self._keys.get(key, ()))
+            return waiting >= limit and own >= limit // len(self._keys.keys() | {key})
+
     def put(self, key: str, item: T) -> None:
         with self._lock:
             self._keys.setdefault(key, deque()).append(item)
 
-    def put_back(self, key: str, item: T) -> None:
-        """To the front: it was taken and has to wait again."""
+    def put_back(self, key: str, item: T, *, turn: bool = True) -> None:
+        """It was taken and has to wait again: the first of its key, and unless it had its turn, of
+        all."""
         with self._lock:
             self._keys.setdefault(key, deque()).appendleft(item)
-            self._keys.move_to_end(key, last=False)
+            if turn:
+                self._keys.move_to_end(key, last=False)
 
-    def take(self) -> T | None:
-        """The next; its key's next turn comes after those of all others."""
+    def take(self, may: Callable[[str], bool] = lambda _key: True) -> T | None:
+        """The next, of keys that may; its key's next turn comes after those of all others."""
         with self._lock:
-            if not self._keys:
+            key = next(filter(may, self._keys), None)
+            if key is None:
                 return None
-            key, items = self._keys.popitem(last=False)
+            items = self._keys.pop(key)
             item = items.popleft()
             if items:
                 self._keys[key] = items

@@ -52,7 +52,7 @@ class RowStore:
         return self._limit
 
     def size(self, length: int) -> int:
-        return -(-length // BLOCK) * BLOCK * sum(self._token_bytes.values())
+        return _blocks(length) * sum(self._token_bytes.values())
 
     def row(self) -> TensorRow:
         return TensorRow()
@@ -61,9 +61,11 @@ class RowStore:
         assert isinstance(row, TensorRow)  # noqa: S101
         if length <= row.capacity:
             return
-        capacity = -(-max(length, int(row.capacity * GROWTH)) // BLOCK) * BLOCK
+        capacity = _blocks(max(length, int(row.capacity * GROWTH)))
+        if not self._fits(capacity - row.capacity):
+            capacity = _blocks(length)  # rather a copy more than to fail, or to take another's room
         more = capacity - row.capacity
-        if self.used + self.size(more) > self._limit:
+        if not self._fits(more):
             raise NoRoom
         self._tokens += more
         row.capacity = capacity
@@ -93,6 +95,9 @@ class RowStore:
 
     def step(self, segments: Sequence[Segment]) -> Step:
         return RowStep(self, segments)
+
+    def _fits(self, more: int) -> bool:
+        return self.used + self.size(more) <= self._limit
 
     def begin(self, row: TensorRow, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """The row's first tokens in this layer: key and value (tokens, kv heads, dim)."""
@@ -181,6 +186,11 @@ class RowStep:
         if (at, window) not in self._masks:
             self._masks[at, window] = _mask(segment, low, window, query)
         return self._masks[at, window]
+
+
+def _blocks(length: int) -> int:
+    """`length`, in whole blocks."""
+    return -(-length // BLOCK) * BLOCK
 
 
 def _mask(

@@ -22,7 +22,7 @@ import torch
 from model_runner.errors import EngineFailed, RunnerError
 from model_runner.transformers import sampling
 from model_runner.transformers.batch import NoRoom, Segment
-from model_runner.transformers.choice import Choice, Work
+from model_runner.transformers.choice import Choice, Work, yielding
 from model_runner.transformers.counts import Counts
 from model_runner.transformers.fence import attempt, failed
 from model_runner.transformers.holders import Holders
@@ -88,22 +88,35 @@ class Scheduler:
         self.running[:] = [c for c in self.running if not (c.closed or c.over)]
 
     def _admit(self) -> None:
+        """As many as may run; then one of another key may have the place of one not yet read."""
         now = time.monotonic()
-        while len(self.running) < self._concurrency and (choice := self.queue.take()):
+        while choice := self.queue.take(self._may_run):
             choice.queued = False
             if choice.closed:
                 continue
             if self.running and not self.holders.fits(choice):
                 self._wait(choice)
                 break
+            if self._crowded and (other := yielding(self.running, choice.key)):
+                self.running.remove(other)
+                self.holders.drop(other)
+                other.started = 0.0
+                self._wait(other, turn=False)
             # one that came since the last step was not kept waiting
             choice.started = choice.started or (now if self._full else choice.arrived)
             self.running.append(choice)
         self._full = bool(len(self.queue))
 
-    def _wait(self, choice: Choice) -> None:
+    @property
+    def _crowded(self) -> bool:
+        return len(self.running) >= self._concurrency
+
+    def _may_run(self, key: str) -> bool:
+        return not self._crowded or yielding(self.running, key) is not None
+
+    def _wait(self, choice: Choice, *, turn: bool = True) -> None:
         choice.queued = True
-        self.queue.put_back(choice.key, choice)
+        self.queue.put_back(choice.key, choice, turn=turn)
 
     def _displaced(self, choice: Choice) -> None:
         """It has lost its row to an earlier one, or to one that is only read."""
@@ -142,18 +155,9 @@ class Scheduler:
     def _plan_reading(
         self, works: list[Work], wanted: dict[Choice, int], writing: list[Choice]
     ) -> None:
-        """Add pieces of prompts. wanted: up to where each is to be read.
-
-        A prompt goes before another that came earlier if it is read sooner by more than that: half
-        of those who wait see their first token earlier, and none waits long for those that follow.
-        """
+        """Add pieces of prompts. wanted: up to where each is to be read."""
         read, spent = 0, 0.0
-
-        def due(choice: Choice) -> float:
-            units = self._pace.units(wanted[choice] - choice.read, choice.read)
-            return choice.arrived + self._pace.seconds(units)
-
-        for choice in sorted(wanted, key=due):
+        for choice in self._in_turn(wanted):
             upto = wanted[choice]
             # a row may have gone meanwhile, to make room for another
             if upto <= choice.read or not self._began(choice):
@@ -173,6 +177,27 @@ class Scheduler:
             spent += self._pace.units(took, choice.read)
             read += took
 
+    def _in_turn(self, wanted: dict[Choice, int]) -> list[Choice]:
+        """Of each key the next, before others of those keys.
+
+        A prompt goes before another that came earlier if it is read sooner by more than that: half
+        of those who wait see their first token earlier, and none waits long for those that follow.
+        Of another key's, it waits for one at most: those behind that come when it is read.
+        """
+        now = time.monotonic()
+
+        def takes(choice: Choice) -> float:
+            units = self._pace.units(wanted[choice] - choice.read, choice.read)
+            return self._pace.seconds(units)
+
+        ordered = sorted(wanted, key=lambda choice: choice.arrived + takes(choice))
+        first: dict[str, Choice] = {}
+        for choice in ordered:
+            if first.setdefault(choice.key, choice) is not choice:
+                choice.turn = now
+        turns = sorted(first.values(), key=lambda choice: choice.turn + takes(choice))
+        return turns + [choice for choice in ordered if first[choice.key] is not choice]
+
     def _began(self, choice: Choice) -> bool:
         """Give it a row if it has none; whether there is something to compute now."""
         if choice.row is None and not self.holders.begin(choice, self.scores.asked):
@@ -187,7 +212,7 @@ class Scheduler:
         # room for all of it at once: to make it larger is to copy it
         room = max(choice.read + count, len(choice.sequence.ids))
         if not self.holders.make_room(choice, room, busy):
-            if not busy:
+            if not (busy or self.holders.before(choice)):
                 self._fail(choice, EngineFailed("the engine has not enough memory for this"))
             return 0
         assert choice.row is not None  # noqa: S101

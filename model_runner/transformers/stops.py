@@ -19,6 +19,7 @@ class StopScanner:
         self._reach = max((len(stop) for stop in self._stops), default=1) - 1
         self._buffer = seen[max(0, len(seen) - self._reach) :]
         self._out = len(self._buffer)  # how much of the buffer is released
+        self._begun = self._held(len(self._buffer))
         self.stopped = False
 
     def push(self, text: str) -> str:
@@ -32,7 +33,8 @@ class StopScanner:
         if hits:
             self.stopped = True
             return self._release(min(hits)[1])
-        released = self._release(len(self._buffer) - self._held())
+        self._begun = self._held(self._begun + len(text))
+        released = self._release(len(self._buffer) - self._begun)
         drop = max(0, self._out - self._reach)
         self._buffer, self._out = self._buffer[drop:], self._out - drop
         return released
@@ -45,9 +47,13 @@ class StopScanner:
         start, self._out = self._out, max(self._out, end)
         return self._buffer[start : self._out]
 
-    def _held(self) -> int:
-        """Length of the longest tail that a stop string could begin with."""
-        for size in range(min(self._reach, len(self._buffer)), 0, -1):
+    def _held(self, most: int) -> int:
+        """Length of the longest tail that a stop string could begin with.
+
+        most: it is no longer; what was begun before, and what has come since. So the time is linear
+        in the text, however long the stop strings are.
+        """
+        for size in range(min(self._reach, len(self._buffer), most), 0, -1):
             tail = self._buffer[-size:]
             if any(len(stop) > size and stop.startswith(tail) for stop in self._stops):
                 return size

@@ -340,6 +340,38 @@ async def test_endings_that_are_not_quite_right(fault: dict[str, int]) -> None:
     assert answer.last.usage == Usage(2, 11)
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"choices": [{"index": 0, "delta": null}]}',  # Azure's last
+        '{"choices": [], "usage": {}}',
+        '{"choices": [], "usage": {"prompt_tokens": null, "completion_tokens": null}}',
+        '{"choices": [{"index": 0, "delta": {}}], "usage": {"total_tokens": null}}',
+    ],
+)
+async def test_null_is_as_good_as_nothing(frame: str) -> None:
+    async with upstream(ScriptedRunner.text(TEXT)) as (server, runner):
+        server.faults = replace(
+            server.faults, usage=False, insert_at=2, insert=f"data: {frame}\n\n"
+        )
+        (answer,) = await ask(runner, user("x"))
+        assert answer.text == TEXT
+        assert answer.last.usage == Usage(runner.count(user("x")), 11)
+
+
+@pytest.mark.parametrize("told", ["-Infinity", "NaN", "null"])
+async def test_a_probability_of_nothing_is_told_as_openai_does(told: str) -> None:
+    """Neither infinities nor NaN are JSON, in which the answer leaves."""
+    top = f'{{"token": "n", "logprob": {told}, "bytes": null}}'
+    token = f'{{"token": "Où", "logprob": -0.5, "bytes": null, "top_logprobs": [{top}]}}'
+    frame = f'{{"choices": [{{"index": 0, "logprobs": {{"content": [{token}]}}}}]}}'
+    async with upstream(ScriptedRunner.text("Où")) as (server, runner):
+        server.faults = replace(server.faults, insert_at=0, insert=f"data: {frame}\n\n")
+        (answer,) = await ask(runner, user("x", logprobs=1))
+    first = next(delta for delta in answer.deltas if delta.logprobs)
+    assert [one.logprob for one in first.logprobs[0].top] == [-9999.0]
+
+
 # An upstream that fails
 
 

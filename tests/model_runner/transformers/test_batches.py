@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,13 +17,14 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, MambaConfig, MambaForCausalLM
 
 from model_runner.errors import BadRequest, EngineFailed, Overloaded, RunnerError, Unsupported
-from model_runner.transformers.batch import Segment, tree
+from model_runner.transformers.batch import NoRoom, Segment, tree
 from model_runner.transformers.model import Model
 from model_runner.transformers.rows import RowStore
 from model_runner.transformers.runner import TransformersRunner
 from model_runner.transformers.support import check_served
-from model_runner.types import GenerateRequest
+from model_runner.types import GenerateRequest, Sampling
 from tests.support.generations import Answer, ask, read, user
+from tests.support.waiting import until
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 24}
 SEEDED: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "seed": 4, "max_tokens": 24}
@@ -88,6 +90,51 @@ async def test_the_younger_makes_room_and_goes_on(plain: TransformersRunner, tam
         assert runner.stats()["preempted"]
 
 
+def test_a_row_may_fill_the_memory() -> None:
+    """It grows by more than it needs, unless there is no more."""
+    token = torch.zeros(1, 1, 1)
+    most = 1024
+    store = RowStore(most * 2 * token.nbytes)
+    row = store.row()
+    store.reserve(row, 64)
+    store.begin(row, 0, token, token)  # from here on it knows what a token takes
+    for length in range(64, most + 1):
+        store.reserve(row, length)
+        row.length = length
+    assert store.used == store.limit
+    with pytest.raises(NoRoom):
+        store.reserve(row, most + 1)
+
+
+async def test_the_younger_waits_for_room_that_an_earlier_one_has(tame: Path) -> None:
+    """Though its turn in the step comes first: the earlier one gets on without it."""
+    random, once = Random(1), Sampling(max_tokens=1, temperature=0.0)
+    asked = [
+        GenerateRequest(token_ids=tuple(random.choices(range(5, 200), k=size)), sampling=once)
+        for size in (180, 100)
+    ]
+    async with serving(tame, memory=4 * 64 * 256) as runner:
+        engine, hold = runner._ready()[1], threading.Event()
+        scheduler = engine.scheduler
+
+        def step() -> None:
+            hold.wait()
+            scheduler._admit()
+            for choice in scheduler.running:
+                assert scheduler.holders.begin(choice, ())
+            earlier, younger = scheduler.running
+            assert scheduler._add([], earlier, 1, writes=False)
+            assert not scheduler._add([], younger, 1, writes=False)
+
+        stepping = asyncio.create_task(engine.call(step))
+        await until(lambda: bool(engine._jobs))
+        opened = [generation for one in asked for generation in await runner.open(one)]
+        hold.set()
+        await stepping
+        answers = await asyncio.gather(*map(read, opened))
+    assert [answer.last.finish_reason for answer in answers] == ["length", "length"]
+
+
 async def test_a_neighbour_that_goes_changes_nothing(
     tame: Path, requests: list[GenerateRequest], alone: list[list[int]]
 ) -> None:
@@ -131,6 +178,54 @@ async def test_choices_share_one_reading(tame: Path) -> None:
         assert runner.stats()["prefix_hits"] == 3
         length = runner.count(request)
         assert runner.stats()["tokens_read"] <= length + 3 * 16
+
+
+async def test_no_keys_prompts_keep_another_waiting(tame: Path) -> None:
+    """Each is read at once, in many steps; whoever comes between waits for one or two of them."""
+    random = Random(1)
+    once = Sampling(max_tokens=1, temperature=0.0)
+    longs = [
+        GenerateRequest(
+            token_ids=tuple(random.choices(range(5, 200), k=240)), key="greedy", sampling=once
+        )
+        for _ in range(15)
+    ]
+    order: list[str] = []
+
+    async def answer(request: GenerateRequest) -> None:
+        await ask(runner, request)
+        order.append(request.key)
+
+    async with serving(tame, read=8) as runner:
+        async with asyncio.TaskGroup() as tasks:
+            for request in longs:
+                tasks.create_task(answer(request))
+            await until(lambda: bool(order))
+            before = len(order)
+            await answer(GenerateRequest(prompt="Hello", key="other", sampling=once))
+            assert len(order) - before <= 3
+        assert len(order) == 16
+
+
+async def test_who_has_not_begun_gives_way_to_another_key(tame: Path) -> None:
+    random = Random(1)
+    long = Sampling(max_tokens=100, temperature=0.0, logit_bias={2: -100.0})
+    greedy = [
+        GenerateRequest(
+            token_ids=tuple(random.choices(range(5, 200), k=150)), key="greedy", sampling=long
+        )
+        for _ in range(3)
+    ]
+    async with serving(tame, read=1, concurrency=2) as plain:
+        expected = [(await ask(plain, request))[0].text for request in greedy]
+    async with serving(tame, read=1, concurrency=2) as runner:
+        asked = [asyncio.create_task(ask(runner, request)) for request in greedy]
+        await until(lambda: runner.stats()["running"] == 2)
+        short = Sampling(max_tokens=1, temperature=0.0)
+        await ask(runner, GenerateRequest(prompt="Hello", key="other", sampling=short))
+        assert not any(task.done() for task in asked)  # nobody's place was free
+        made = await asyncio.gather(*asked)
+    assert [answer.text for (answer,) in made] == expected
 
 
 async def test_a_fault_is_the_fault_of_one(plain: TransformersRunner) -> None:

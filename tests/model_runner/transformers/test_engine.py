@@ -324,6 +324,22 @@ async def test_a_full_queue_is_refused(tame: Path) -> None:
     assert not runner.health().ok
 
 
+async def test_a_key_that_fills_the_queue_keeps_nobody_out(tame: Path) -> None:
+    runner = TransformersRunner(str(tame), device="cpu", concurrency=1, queue=4)
+    await runner.start()
+    greedy = replace(user("Hello", temperature=0.0, n=5), key="greedy")
+    opened = await runner.open(greedy)
+    async for _ in opened[0].deltas():
+        break
+    with pytest.raises(Overloaded):
+        await runner.open(greedy)
+    (answer,) = await ask(runner, replace(user("Hello", **GREEDY), key="other"))
+    assert answer.last.finish_reason
+    for generation in opened:
+        await generation.close()
+    await runner.close()
+
+
 async def test_what_does_not_fit_is_refused(plain: TransformersRunner) -> None:
     length = plain.count(user("Hello"))
     (answer,) = await ask(plain, user("Hello", temperature=0.0))

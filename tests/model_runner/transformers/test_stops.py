@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,23 @@ def test_a_stop_string_may_begin_in_text_that_is_out(
     if not expected(seen, stops)[1]:
         assert scanner.stopped == stopped
         assert seen + out == (kept if len(kept) > len(seen) else seen)
+
+
+def test_long_stop_strings_cost_as_much_as_the_text_is_long() -> None:
+    asked = 0
+
+    class Stop(str):
+        def startswith(self, *of: Any) -> bool:
+            nonlocal asked
+            asked += 1
+            return super().startswith(*of)
+
+    scanner = StopScanner([Stop("x" * 1000 + "y")])
+    for piece in ("word ", "x" * 40, "no"):
+        for _ in range(100):
+            scanner.push(piece)
+    assert not scanner.stopped
+    assert asked <= 2 * 100 * len("word " + "x" * 40 + "no")
 
 
 @pytest.mark.parametrize("cut", range(8))

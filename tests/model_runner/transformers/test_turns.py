@@ -42,6 +42,32 @@ def test_a_request_put_back_is_next() -> None:
     assert [queue.take(), queue.take(), queue.take()] == [1, 2, None]
 
 
+def test_keys_that_may_not_are_passed_over_and_keep_their_turn() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for key, item in (("a", 1), ("b", 2), ("c", 3)):
+        queue.put(key, item)
+    assert queue.take(lambda key: key == "b") == 2
+    assert queue.take(lambda key: key == "b") is None
+    queue.put_back("c", 4, turn=False)
+    assert [queue.take(), queue.take(), queue.take()] == [1, 4, 3]
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=80), st.integers(5, 12))
+def test_no_key_keeps_the_others_out(keys: list[str], limit: int) -> None:
+    queue: FairQueue[str] = FairQueue()
+    for _ in range(limit):
+        assert not queue.full("greedy", limit)
+        queue.put("greedy", "greedy")
+    let_in = set()
+    for key in keys:
+        assert queue.full("greedy", limit)
+        if not queue.full(key, limit):
+            queue.put(key, key)
+            let_in.add(key)
+    assert let_in == set(keys)
+    assert len(queue) <= limit * (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5)
+
+
 class CountingLoop:
     """As much of an event loop as a handover uses."""
 
