@@ -43,6 +43,11 @@ class Choice:
         self.turn = self.arrived
 
     @property
+    def begun(self) -> bool:
+        """Whether anything of it has been computed."""
+        return bool(self.read or self.wrote)
+
+    @property
     def over(self) -> bool:
         return self.sequence.finish_reason is not None or self.failed
 
@@ -64,7 +69,7 @@ def yielding(running: Sequence[Choice], key: str) -> Choice | None:
     """Who may wait for one of `key`: the last that has not begun, of a key that has more here."""
     counts = Counter(choice.key for choice in running)
     for choice in reversed(running):
-        if not (choice.read or choice.wrote) and counts[choice.key] > counts[key] + 1:
+        if not choice.begun and counts[choice.key] > counts[key] + 1:
             return choice
     return None
 

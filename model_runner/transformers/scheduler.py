@@ -90,7 +90,7 @@ class Scheduler:
     def _admit(self) -> None:
         """As many as may run; then one of another key may have the place of one not yet read."""
         now = time.monotonic()
-        while choice := self.queue.take(self._may_run):
+        while self._has_room and (choice := self.queue.take(self._may_run)):
             choice.queued = False
             if choice.closed:
                 continue
@@ -110,6 +110,11 @@ class Scheduler:
     @property
     def _crowded(self) -> bool:
         return len(self.running) >= self._concurrency
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether any key may run: asked before each of them is, of whom there may be hundreds."""
+        return not self._crowded or any(not choice.begun for choice in self.running)
 
     def _may_run(self, key: str) -> bool:
         return not self._crowded or yielding(self.running, key) is not None
