@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+#: Characters that are looked at: enough to tell, and soon done in a text of megabytes.
+_ENOUGH: Final = 4000
 #: Small words that tell two languages apart.
 _WORDS: Final = {
     "en": re.compile(
@@ -21,7 +23,7 @@ _WORDS: Final = {
 
 def spoken(text: str, known: Sequence[str]) -> str:
     """The one of `known` that `text` is in, by its small words; else the first."""
-    said = text.lower()
+    said = text[:_ENOUGH].lower()
     counts = {name: len(words.findall(said)) for name, words in _WORDS.items() if name in known}
     best = max(counts, key=counts.__getitem__, default=known[0])
     return best if counts.get(best) else known[0]
