@@ -73,6 +73,9 @@ class PagedStore:
         made.length = length
         return made
 
+    def rest(self, row: Row) -> None:
+        """Its pages may stay where they are."""
+
     def free(self, row: Row) -> None:
         assert isinstance(row, PagedRow)  # noqa: S101
         self._free += row.pages

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from model_runner.transformers.batch import Row, Store
+from model_runner.transformers.batch import NoRoom, Row, Store
 
 SHORTEST = 16  # tokens; less is not worth a copy
 
@@ -89,10 +89,24 @@ class PrefixCache:
                 return
             if shared == len(entry.ids):
                 self._drop(entry)
+        if not self._rest(row):
+            self._store.free(row)
+            return
         there = self._ordered.setdefault(owner, [])
         insort(there, made, key=_order)
         self._entries[made] = None
         self.bytes += self._store.size(row.length)
+
+    def _rest(self, row: Row) -> bool:
+        """Whether it has found its place, others making room."""
+        while True:
+            try:
+                self._store.rest(row)
+            except NoRoom:
+                if not self.evict():
+                    return False
+            else:
+                return True
 
     def evict(self) -> bool:
         """Let go of one; whether there was any."""

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_runner.transformers.batch import Store
+from model_runner.transformers.batch import NoRoom, Store
 from model_runner.transformers.prefix import SHORTEST, Ids, Owner, PrefixCache, array, common
 
 LEAD = [7] * (SHORTEST - 2)  # so that short ones share too little, or just enough
@@ -23,10 +23,11 @@ class KeptRow:
 
 
 class Rows:
-    """Counts what rows take."""
+    """Counts what rows take. limit: of tokens, when one is to rest."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 1 << 20) -> None:
         self.used = 0
+        self.limit = limit
 
     def row(self, length: int) -> KeptRow:
         self.used += self.size(length)
@@ -34,6 +35,11 @@ class Rows:
 
     def size(self, length: int) -> int:
         return -(-length // 4) * 4
+
+    def rest(self, row: KeptRow) -> None:
+        assert row.length
+        if self.used > self.limit:
+            raise NoRoom
 
     def free(self, row: KeptRow) -> None:
         self.used -= self.size(row.length)
@@ -87,3 +93,15 @@ def test_looking_does_not_take_longer_the_more_there_are() -> None:
     assert found
     assert found[1] == 51
     assert 0 < compared < 10
+
+
+def test_one_that_finds_no_room_to_rest_takes_that_of_others() -> None:
+    rows = Rows(limit=60)
+    prefixes = PrefixCache(cast(Store, rows))
+    for first in range(3):
+        prefixes.keep(Owner("a"), [first] * 24, rows.row(24))
+    assert len(prefixes) == 2
+    assert prefixes.find(Owner("a"), array([2] * 24))
+    assert not prefixes.find(Owner("a"), array([0] * 24))
+    prefixes.keep(Owner("a"), [3] * 80, rows.row(80))
+    assert prefixes.bytes == rows.used == len(prefixes) == 0
