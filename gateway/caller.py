@@ -9,7 +9,7 @@ from hashlib import sha256
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from gateway.errors import ForbiddenOrigin, MissingKey, RedisUnavailable
+from gateway.errors import ForbiddenOrigin, MissingKey, RedisUnavailable, UnknownKey
 from gateway.keys import KeyRecord, KeyStore, Role
 from gateway.limits.types import Limits
 
@@ -80,8 +80,12 @@ class Gate:
             if not self._trust_memory or digest not in self._known:
                 raise
             return self._known[digest]
+        except UnknownKey:
+            self._known.pop(digest, None)
+            raise
         if self._trust_memory:
             self._known[digest] = record
+            self._known.move_to_end(digest)
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         return record

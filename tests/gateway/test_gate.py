@@ -274,6 +274,24 @@ async def test_while_redis_is_away(on_error: str, caplog: pytest.LogCaptureFixtu
             ]
 
 
+async def test_a_key_that_was_refused_is_no_longer_remembered() -> None:
+    """While Redis is away, what it said last counts: of this key, that it is revoked."""
+    with EmbeddedRedis() as server:
+        async with (
+            connect(server.url) as client,
+            serving(ScriptedRunner.text("Yes."), client, on_error="allow") as gateway,
+        ):
+            secrets = [(await gateway.keys.add(name))[1] for name in ("stays", "goes")]
+            bearers = [{"authorization": f"Bearer {secret}"} for secret in secrets]
+            assert [(await gateway.post(ask("?"), **one))[0] for one in bearers] == [200, 200]
+            await gateway.keys.revoke("goes")
+            assert [(await gateway.post(ask("?"), **one))[0] for one in bearers] == [200, 401]
+            assert server._process is not None
+            server._process.kill()
+            server._process.wait()
+            assert [(await gateway.post(ask("?"), **one))[0] for one in bearers] == [200, 503]
+
+
 async def test_a_redis_that_was_never_there_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
     async with connect("redis://:secret@127.0.0.1:1/0", logged=True) as nowhere:
         with pytest.raises(RedisUnavailable, match=r"^Redis at 127\.0\.0\.1:1: ConnectionError$"):
