@@ -19,6 +19,7 @@ from gateway.filter_results import filter_results, hit_results
 from gateway.json_texts import canonical
 from gateway.wire.dialect import (
     Dialect,
+    Few,
     Flag,
     Json,
     Many,
@@ -31,6 +32,7 @@ from gateway.wire.dialect import (
     check_choice,
     frame,
 )
+from gateway.wire.openai_idle import Idle
 from gateway.wire.sampling import Sampled
 from model_runner.types import (
     GenerateRequest,
@@ -124,7 +126,7 @@ class ResponseFormat(Strict):
     type: Literal["text"]
 
 
-class ChatRequest(Sampled):
+class ChatRequest(Sampled, Idle):
     """The request's body."""
 
     messages: Annotated[Many[MessageParam], Field(min_length=1)]
@@ -135,8 +137,8 @@ class ChatRequest(Sampled):
     tools: Many[ToolParam] | None = None
     tool_choice: ToolChoice[Json] | None = None
     # Accepted for clients that send them always; without effect.
-    user: str | None = None
     response_format: ResponseFormat | None = None
+    modalities: Annotated[list[Literal["text"]], Few(1)] | None = None
     store: NotStored = None
 
     @field_validator("max_completion_tokens")

@@ -16,9 +16,7 @@ from pydantic import Field, Tag, ValidationInfo, field_validator
 from gateway.exchange import Exchange
 from gateway.wire.dialect import (
     Dialect,
-    Few,
     Flag,
-    Generate,
     Json,
     Many,
     NotPadded,
@@ -30,9 +28,9 @@ from gateway.wire.dialect import (
     by_form,
     check_choice,
     named_frame,
-    only,
     refused,
 )
+from gateway.wire.openai_idle import Idle
 from gateway.wire.responses_input import Item, messages_of
 from gateway.wire.responses_output import Output
 from model_runner.types import (
@@ -46,8 +44,6 @@ from model_runner.types import (
 
 STATELESS = "no answers are kept here; send the whole conversation in `input`"
 HOSTED = "this gateway runs nothing of the kind"
-#: Pairs of `metadata`, as OpenAI takes them.
-MOST_METADATA = 16
 
 
 class FunctionParam(Strict):
@@ -75,7 +71,7 @@ class StreamOptions(Strict):
     include_obfuscation: NotPadded = None
 
 
-class ResponsesRequest(Generate):
+class ResponsesRequest(Idle):
     """The request's body."""
 
     input: Annotated[
@@ -102,12 +98,6 @@ class ResponsesRequest(Generate):
     # Accepted for clients that send them always; without effect, and never sent to the model.
     text: TextConfig | None = None
     truncation: Literal["disabled"] | None = None
-    parallel_tool_calls: Annotated[Literal[True] | None, only(True, "must be true")] = None
-    service_tier: Literal["auto", "default"] | None = None
-    metadata: Annotated[dict[str, str], Few(MOST_METADATA)] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
 
     @field_validator("input")
     @classmethod

@@ -29,7 +29,16 @@ async def test_openais_client_streams_and_does_not(redis: Redis) -> None:
     async with serving(runner, redis) as gateway:
         create = gateway.client.chat.completions.create
         messages: Any = [{"role": "user", "content": "Hi"}]
-        whole = await create(model="scripted", messages=messages)
+        whole = await create(
+            model="scripted",
+            messages=messages,
+            metadata={"app": "shop"},
+            modalities=["text"],
+            parallel_tool_calls=True,
+            prompt_cache_key="k",
+            safety_identifier="s",
+            service_tier="auto",
+        )
         assert whole.choices[0].message.content == "Bonjour à tous."
         assert whole.choices[0].finish_reason == "stop"
         assert whole.usage is not None
@@ -356,6 +365,9 @@ async def test_long_holds_send_comments(redis: Redis) -> None:
         ({"logit_bias": {"1": "2"}}, 400, "logit_bias.1", "valid number"),
         ({"store": True}, 400, "store", "must be false: no answers are kept here"),
         ({"response_format": 5, "user": 5}, 400, "user", "string"),
+        ({"parallel_tool_calls": False}, 400, "parallel_tool_calls", "must be true"),
+        ({"modalities": ["text", "audio"]}, 400, "modalities[1]", "'text'"),
+        ({"metadata": {str(i): "" for i in range(17)}}, 400, "metadata", "16"),
         ({"top_logprobs": 2}, 400, "top_logprobs", "needs"),
         ({"stop": ["a"] * 5}, 400, "stop", "up to 4"),
         ({"model": "gpt-9"}, 404, None, "'scripted'"),

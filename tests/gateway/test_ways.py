@@ -59,7 +59,7 @@ TYPES: dict[str, Any] = {
 }
 #: Strings that are taken, have no effect and are not sent to the model, by where they stand.
 WITHOUT_EFFECT: dict[str, set[str]] = {
-    CHAT: {"user"},
+    CHAT: {"user", "safety_identifier", "prompt_cache_key", "metadata.key"},
     COMPLETIONS: {"user"},
     RESPONSES: {
         "user",
