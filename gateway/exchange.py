@@ -19,6 +19,7 @@ from time import perf_counter
 
 from filters.tasks import is_cancelled
 from filters.types import Context, Stage
+from gateway.audit import REQUEST, AuditLog, Screened
 from gateway.caller import Caller
 from gateway.choice import Choice, Event
 from gateway.conversation import Part, preceding, turns
@@ -55,6 +56,7 @@ class Services:
     verdicts: VerdictCache = field(default_factory=VerdictCache)
     alternatives: Alternatives = field(default_factory=Alternatives)
     refuse_without_limits: bool = True
+    audit: AuditLog | None = None
 
 
 class Exchange:
@@ -68,6 +70,7 @@ class Exchange:
         self.headers: dict[str, str] = {}
         self._services = services
         self._began = perf_counter()
+        self._request_id = REQUEST.get()
         self._prompt_tokens = 0
         self._queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(QUEUE)
         self._cut: GatewayError | None = None
@@ -168,12 +171,13 @@ class Exchange:
         try:
             await self.settle()
             await self.judge()
-            for part, verdict in await self._prompt.fresh():
-                self._count(part.stage, verdict)
+            for part, verdict in await self._prompt.news():
+                self._count(Screened(part.stage, part.role, part.path, part.text), verdict)
             for choice in self.choices:
                 metrics.held.observe(choice.most_held)
                 for stage, verdict in choice.verdicts:
-                    self._count(stage, verdict)
+                    place = ("choices", choice.index)
+                    self._count(Screened(stage, "assistant", place), verdict)
             used = self._used()
             metrics.tokens.labels("input").inc(used.prompt_tokens)
             metrics.tokens.labels("output").inc(used.completion_tokens)
@@ -244,12 +248,19 @@ class Exchange:
             self.policy.plan(stage, role=context.role),
             context,
             budget=self._services.budget,
-            report=partial(self._services.metrics.verdict, self.policy.name, "monitor", stage),
+            report=partial(self._decided, Screened(stage, context.role)),
         )
 
-    def _count(self, stage: Stage, verdict: Verdict) -> None:
+    def _count(self, of: Screened, verdict: Verdict) -> None:
         if self.policy.mode == "enforce":  # what monitors see is reported when they are done
-            self._services.metrics.verdict(self.policy.name, "enforce", stage, verdict)
+            self._decided(of, verdict)
+
+    def _decided(self, of: Screened, verdict: Verdict) -> None:
+        services, policy = self._services, self.policy
+        services.metrics.verdict(policy.name, policy.mode, of.stage, verdict)
+        if services.audit is not None:
+            asked = (self.request.key, self._request_id)
+            services.audit.add(policy.name, policy.mode, *asked, of, verdict)
 
     def _mark_first(self, event: Event) -> None:
         if event.text and self._began:

@@ -114,6 +114,11 @@ class Metrics:
             ["model"],
             registry=r,
         )
+        self.audit_lost = Counter(
+            "gardefou_audit_lost",
+            "Decisions that could not be written to the audit log.",
+            registry=r,
+        )
         self.held = Histogram(
             "gardefou_held_characters",
             "The most characters that one choice held back at a time.",

@@ -29,6 +29,9 @@ SIDE_BY_SIDE = 8
 #: Texts of one request. Each is kept, with its screen, until the request ends.
 MOST_TEXTS = 10_000
 
+#: Roles of what is said in turn.
+SAID = frozenset({"user", "assistant", "tool"})
+
 #: Stands for what was cut from an earlier turn that a policy blocks.
 REMOVED = "[REMOVED]"
 
@@ -108,14 +111,17 @@ class Prompt:
         """What the policy said of each text. Waits for filters that only watch."""
         return [(text.part, await text.verdict()) for text in self._texts]
 
-    async def fresh(self) -> list[tuple[Part, Verdict]]:
-        """As `verdicts`, of the texts that were not remembered; they are from now on."""
+    async def news(self) -> list[tuple[Part, Verdict]]:
+        """As `verdicts`, of the texts that were not remembered, which are from now on, and of what
+        is said now, though it was said before: a block counts whenever it blocks."""
         found = []
         for text in self._texts:  # not all, where it was cut short
             if text.screened:
                 verdict = await text.verdict()
                 self._cache.put(text.key, text.part.text, verdict)
                 found.append((text.part, verdict))
+            elif text.known is not None and self._is_new(text.part):
+                found.append((text.part, replace(text.known, timings={})))
         return found
 
     async def aclose(self) -> None:
@@ -203,13 +209,19 @@ class Prompt:
             say = {own: say[own], **say}
         raise PromptBlocked(text.part.path, verdict, say)
 
+    def _is_new(self, part: Part) -> bool:
+        """Whether it is of the newest turn. Instructions and tools come with each."""
+        if part.path[0] != "messages":
+            return part.path[0] == "prompt"
+        return int(part.path[1]) >= self._current and part.role in SAID
+
     def _is_old(self, part: Part) -> bool:
         """Whether the policy's `history` answers for it, not the rule alone."""
         return (
             self._policy.history != "block"
             and part.path[0] == "messages"
             and int(part.path[1]) < self._current
-            and part.role in {"user", "assistant", "tool"}
+            and part.role in SAID
         )
 
     def _mended(self, text: _Text) -> str:

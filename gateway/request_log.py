@@ -12,6 +12,7 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.audit import REQUEST
 from gateway.metrics import Metrics
 
 log = logging.getLogger("gardefou.requests")
@@ -43,6 +44,7 @@ class RequestLog:
         began = perf_counter()
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _ID.fullmatch(given) else f"req-{token_hex(12)}"
+        REQUEST.set(request_id)
         status = 499  # the client went away before an answer began
 
         async def sent(message: Message) -> None:

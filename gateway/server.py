@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 import model_runner
 from gateway.app import Doors, create_app
+from gateway.audit import audit_log
 from gateway.caller import Gate, is_loopback
 from gateway.drain import CLOSING, LOST, Drain, DrainingServer, lost
 from gateway.errors import EngineLost, RedisUnavailable, SettingsInvalid
@@ -95,6 +96,10 @@ async def serve(settings: Settings, redis: RedisEndpoint, say: Say, *, check: bo
                 "make one first, with `gardefou keys add NAME`"
             )
         metrics = Metrics()
+        audit = None
+        if settings.audit is not None:
+            key = (settings.redaction_key or "").encode()
+            audit = stack.enter_context(audit_log(settings.audit, key, metrics))
         runner = rewinding(make_runner(settings, say))
         can = runner.capabilities
         resources = make_resources(
@@ -125,6 +130,7 @@ async def serve(settings: Settings, redis: RedisEndpoint, say: Say, *, check: bo
             budget=Budget(),
             max_tokens=settings.max_tokens,
             refuse_without_limits=settings.limits_on_error == "refuse",
+            audit=audit,
         )
         gate = Gate(
             *(keys, settings.limits),

@@ -149,6 +149,10 @@ class Settings(BaseModel):
     tokens_per_minute: Limit | None = _field(None, "Limit for callers without a key.")
     concurrent_streams: Limit | None = _field(None, "Limit for callers without a key.")
     blocks_per_hour: Limit | None = _field(None, "Limit for callers without a key.")
+    audit: Path | None = _field(
+        None,
+        "File to which each decision is appended, one JSON object a line, without the text.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _field("info", "How much to log.")
     # Only in the file: tables do not fit a flag.
     classifiers: dict[str, ClassifierSettings] = Field(default_factory=dict)

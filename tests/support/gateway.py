@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message
 from filters.registry import Resources
 from filters.types import Scorer
 from gateway.app import Doors, create_app
+from gateway.audit import AuditLog
 from gateway.caller import Gate
 from gateway.drain import Drain
 from gateway.exchange import Services
@@ -149,8 +150,10 @@ async def serving(
     on_error: str = "refuse",
     keep_alive: float = 10.0,
     max_tokens: int = 512,
+    audit: AuditLog | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Gateway]:
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     given, runner = runner, rewinding(runner)
     can = runner.capabilities
     resources = Resources(classifiers or {}, judge=can.score, rewind=can.rewind, kinds=kinds or {})
@@ -163,6 +166,7 @@ async def serving(
         budget=Budget(),
         max_tokens=max_tokens,
         refuse_without_limits=on_error == "refuse",
+        audit=audit,
     )
     keys = KeyStore(redis)
     gate = Gate(
