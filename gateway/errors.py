@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from gateway.filter_results import filter_results
+from gateway.languages import accepted
 from gateway.limits.types import retry_headers
 from model_runner import errors as runner
 from policies.types import Verdict
@@ -306,9 +307,8 @@ def http_error(
 
 def _blocked(error: PromptBlocked, language: str) -> dict[str, Any]:
     said = {tag.lower(): text for tag, text in error.say.items()}
-    tags = [tag.split(";")[0].strip().lower() for tag in language.split(",")]
     # Each as it is, then without its region: of `fr-CA`, `fr`.
-    wanted = [known for tag in tags for known in (tag, tag.split("-")[0])]
+    wanted = [known for tag in accepted(language) for known in (tag, tag.split("-")[0])]
     first = next(iter(said.values()), "The prompt was blocked by this gateway's policy.")
     message = next((said[tag] for tag in wanted if tag in said), first)
     return {
